@@ -1,0 +1,1 @@
+"""Reinforcement-learning and evolution algorithms as pure functions."""

@@ -1,0 +1,179 @@
+"""The extension contract: what a learner must offer to be trained, saved and played by the toolbox."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents.options import options_of, validate
+from agents.types import Agent, AgentState
+from envs.types import Spec
+
+
+class BaseRLObject(ABC):
+    """A learner as the original toolbox defines it. Subclass it freely, or use `JaxAlgorithm`."""
+
+    @abstractmethod
+    def save(self, save_path: str, _locals: dict[str, Any] | None = None) -> None:
+        """Write the trained model to the folder `save_path`."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, load_path: str, args: Any = None) -> BaseRLObject:
+        """Return a trained learner from what `save` wrote."""
+
+    @abstractmethod
+    def customArguments(self, parser: Any) -> Any:
+        """Add the learner's flags with `parser.add_argument(...)` and return the parser."""
+
+    @abstractmethod
+    def getAction(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray:
+        """Return actions [N, ...] for observations [N, ...] of N environments."""
+
+    @abstractmethod
+    def train(
+        self, args: Any, callback: Callable[..., Any], env_kwargs: Any = None, hyperparam: dict[str, Any] | None = None
+    ) -> None:
+        """Learn for `args.num_timesteps` environment steps, calling `callback(locals(), globals())` now and then."""
+
+    @classmethod
+    def makeEnv(cls, args: Any, env_kwargs: Any = None, load_path_normalise: str | None = None) -> Any:
+        """Build `args.num_cpu` environments in worker processes, see envs.host.vec_env.VecEnv.
+
+        `load_path_normalise` is for learners that keep observation statistics beside the model; the default keeps
+        them within it and ignores the argument.
+        """
+        from envs.host.vec_env import VecEnv
+
+        return VecEnv.from_args(args, env_kwargs)
+
+    def getActionProba(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray | None:
+        """Return action probabilities [N, n] (discrete) or the mean action [N, size]; None where there is none."""
+        return None
+
+    def getOptParam(self) -> dict[str, tuple[type, tuple[float, float] | list[Any]]] | None:
+        """Return NAME: (type, (low, high) or [values]) for hyperparameter search, or None where nothing is tunable."""
+        return None
+
+
+class JaxAlgorithm(BaseRLObject):
+    """Implements the whole contract from an algorithm module.
+
+    A subclass sets four class attributes:
+        name: Its registry name.
+        Config, Hyper: The dataclasses of static and traced options.
+        make: (Spec, Config) -> Agent.
+    """
+
+    name: str
+    Config: Any
+    Hyper: Any
+    make: Callable[[Spec, Any], Agent]
+
+    def __init__(self) -> None:
+        self.agent: Agent | None = None
+        self.state: AgentState | None = None
+        self.spec: Spec | None = None
+        self.info: dict[str, Any] = {}
+        self._key = jax.random.key(0)
+
+    @classmethod
+    def configure(cls, values: dict[str, Any]) -> tuple[Any, dict[str, float]]:
+        """Turn option values by name into (Config, Hyper values by name); missing ones take their defaults.
+
+        Raises:
+            ValueError: A value is invalid, or values contradict each other.
+        """
+        known = {option.name: option for option in options_of(cls.Config, cls.Hyper)}
+        checked = {name: validate(known[name], value) for name, value in values.items() if name in known}
+        static = {field.name for field in dataclasses.fields(cls.Config)}
+        config = cls.Config(**{name: value for name, value in checked.items() if name in static})
+        hyper = {field.name: float(checked.get(field.name, field.default)) for field in dataclasses.fields(cls.Hyper)}
+        cls.check(config, hyper)
+        return config, hyper
+
+    @classmethod
+    def check(cls, config: Any, hyper: dict[str, float]) -> None:
+        """Raise ValueError where options contradict each other; nothing by default."""
+
+    @classmethod
+    def hyper_tree(cls, values: dict[str, Any]) -> Any:
+        """Build a Hyper of float32 arrays from numbers or arrays [K] by name."""
+        return cls.Hyper(**{name: jnp.asarray(value, jnp.float32) for name, value in values.items()})
+
+    def customArguments(self, parser: Any) -> Any:
+        """Add a flag for every field of Config and Hyper."""
+        for option in options_of(self.Config, self.Hyper):
+            parser.add_argument(
+                option.flag, type=option.type, default=option.default, choices=option.choices, help=option.help
+            )
+        return parser
+
+    def train(
+        self,
+        args: Any,
+        callback: Callable[..., Any] | None = None,
+        env_kwargs: Any = None,
+        hyperparam: dict[str, Any] | None = None,
+    ) -> None:
+        """Train with the device or the host driver, as `args.simulator` says; see launch.runtime.training."""
+        # The one import against the grain: it lets a learner be trained from Python without the command line.
+        from launch.runtime.training import train
+
+        train(self, args, callback, env_kwargs, hyperparam or {})
+
+    def adopt(self, agent: Agent, spec: Spec, acting: Any, info: dict[str, Any]) -> None:
+        """Play with the policy `acting` from now on (leaves without a run axis); `info` describes the model."""
+        self.agent, self.spec, self.info = agent, spec, info
+        self.state = AgentState(acting, ())
+        self._act = jax.jit(agent.act, static_argnums=3)
+
+    def save(self, save_path: str, _locals: dict[str, Any] | None = None) -> None:
+        """Write the policy to the folder `save_path`.
+
+        Raises:
+            ValueError: There is no policy yet.
+        """
+        if self.state is None:
+            raise ValueError(f"{self.name} has no policy to save: train or load it first")
+        from launch.runtime.policy import save_policy
+
+        save_policy(save_path, self)
+
+    @classmethod
+    def load(cls, load_path: str, args: Any = None) -> JaxAlgorithm:
+        """Load a policy from a model folder; `args.run` picks one of a sweep's (0 by default)."""
+        from launch.runtime.policy import load_policy
+
+        return load_policy(load_path, cls, getattr(args, "run", 0))
+
+    def getAction(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray:
+        """Return the deterministic policy's actions [N, ...] for observations [N, ...]."""
+        return self.play(observation, explore=False)
+
+    def play(self, observation: np.ndarray, explore: bool) -> np.ndarray:
+        """Return actions [N, ...], sampled from the policy where `explore` is set.
+
+        Raises:
+            ValueError: There is no policy yet.
+        """
+        if self.state is None:
+            raise ValueError(f"{self.name} has no policy to play: train or load it first")
+        self._key, key = jax.random.split(self._key)
+        return np.asarray(self._act(self.state, observation, key, explore)[0])
+
+    def getActionProba(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray | None:
+        """Return action probabilities [N, n], or the mean action [N, size]."""
+        assert self.agent is not None, "train or load a policy first"
+        return np.asarray(self.agent.probabilities(self.state, observation))
+
+    def getOptParam(self) -> dict[str, tuple[type, tuple[float, float] | list[Any]]] | None:
+        """Collect the search ranges declared beside the options."""
+        found = {o.name: (o.type, o.search) for o in options_of(self.Config, self.Hyper) if o.search is not None}
+        return found or None

@@ -1,0 +1,72 @@
+"""Action distributions as pytrees; the last axis of the parameters is the action's."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Categorical(NamedTuple):
+    """Distribution over n discrete actions, given by unnormalised log probabilities `logits` [..., n]."""
+
+    logits: jax.Array
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Draw actions int32 [...]."""
+        return jax.random.categorical(key, self.logits).astype(jnp.int32)
+
+    def mode(self) -> jax.Array:
+        """Most probable actions int32 [...]."""
+        return jnp.argmax(self.logits, axis=-1).astype(jnp.int32)
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log probability [...] of actions int [...]."""
+        log_p = jax.nn.log_softmax(self.logits)
+        # One-hot instead of a gather: its gradient is a product, not a scatter, which is slow on every backend.
+        chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=log_p.dtype)
+        return jnp.sum(log_p * chosen, axis=-1)
+
+    def entropy(self) -> jax.Array:
+        """Entropy [...] in nats."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    def probabilities(self) -> jax.Array:
+        """Probability [..., n] of every action."""
+        return jax.nn.softmax(self.logits)
+
+
+class DiagGaussian(NamedTuple):
+    """Gaussian with independent components: `mean` [..., size], `log_std` broadcastable to it."""
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Draw actions float32 [..., size]."""
+        return self.mean + jnp.exp(self.log_std) * jax.random.normal(key, self.mean.shape)
+
+    def mode(self) -> jax.Array:
+        """Most probable actions [..., size]."""
+        return self.mean
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log density [...] of actions [..., size]."""
+        z = (action - self.mean) * jnp.exp(-self.log_std)
+        return jnp.sum(-0.5 * z**2 - self.log_std - 0.5 * math.log(2 * math.pi), axis=-1)
+
+    def entropy(self) -> jax.Array:
+        """Differential entropy [...] in nats."""
+        return jnp.sum(jnp.broadcast_to(self.log_std, self.mean.shape) + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def probabilities(self) -> jax.Array:
+        """The mean action [..., size]: what a chart of a continuous policy shows."""
+        return self.mean
+
+
+def distribution(output: jax.Array | tuple[jax.Array, jax.Array]) -> Categorical | DiagGaussian:
+    """Wrap a policy head's output: logits, or (mean, log_std)."""
+    return DiagGaussian(*output) if isinstance(output, tuple) else Categorical(output)

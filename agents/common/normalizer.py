@@ -1,0 +1,56 @@
+"""Running mean and variance of observations (parallel update of Chan et al. 1979), as in VecNormalize."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+CLIP = 10.0  # standard deviations
+EPSILON = 1e-8
+
+
+class RunningStats(NamedTuple):
+    """Statistics of all observations so far: mean, variance [*obs_shape] and (weighted) count []."""
+
+    mean: jax.Array
+    var: jax.Array
+    count: jax.Array
+
+
+def init_stats(shape: tuple[int, ...]) -> RunningStats:
+    """Start at mean 0, variance 1 with a negligible count, so that the first batch decides."""
+    return RunningStats(jnp.zeros(shape), jnp.ones(shape), jnp.float32(1e-4))
+
+
+def update_stats(stats: RunningStats, obs: jax.Array, weight: jax.Array | None = None) -> RunningStats:
+    """Add a batch of observations.
+
+    Args:
+        stats: Statistics of observations of shape S.
+        obs: [..., *S]; all leading axes are batch.
+        weight: [...] 0/1 weights, where steps after an episode's end must not count; None counts all.
+    """
+    lead = obs.ndim - stats.mean.ndim
+    axes = tuple(range(lead))
+    if weight is None:
+        weight = jnp.ones(obs.shape[:lead])
+    weight = weight.astype(jnp.float32)
+    total = jnp.sum(weight)
+    wide = weight.reshape(weight.shape + (1,) * stats.mean.ndim)
+    safe_total = jnp.maximum(total, 1e-8)
+    mean = jnp.sum(obs * wide, axes) / safe_total
+    var = jnp.sum(wide * (obs - mean) ** 2, axes) / safe_total
+    count = stats.count + total
+    delta = mean - stats.mean
+    new_mean = stats.mean + delta * total / count
+    m2 = stats.var * stats.count + var * total + delta**2 * stats.count * total / count
+    return RunningStats(new_mean, m2 / count, count)
+
+
+def normalize(stats: RunningStats | tuple[()], obs: jax.Array) -> jax.Array:
+    """Standardise observations [..., *S] and clip to ±10; `stats` of () leaves them as they are (pictures)."""
+    if not isinstance(stats, RunningStats):
+        return obs
+    return jnp.clip((obs - stats.mean) * jax.lax.rsqrt(stats.var + EPSILON), -CLIP, CLIP)

@@ -1,0 +1,126 @@
+"""PPO2: proximal policy optimisation with a clipped surrogate (Schulman et al. 2017, arXiv 1707.06347)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from agents.base_classes import JaxAlgorithm
+from agents.common.on_policy import ActorCriticPolicy, Estimates
+from agents.common.optim import clip_by_global_norm, descend
+from agents.common.schedules import schedule
+from agents.options import LR_SCHEDULES, option
+from agents.types import Agent, AgentState, Clock, Traits, Transition
+from envs.types import Spec
+
+
+@dataclass(frozen=True)
+class Config:
+    """Static options of PPO2."""
+
+    num_cpu: int = option(1, "Number of environments.", minimum=1)
+    policy: str = option("feedforward", "Policy network.", choices=("feedforward",))
+    n_steps: int = option(128, "Steps of each environment between updates.", minimum=1, search=(32, 2048))
+    nminibatches: int = option(4, "Minibatches per epoch.", minimum=1)
+    noptepochs: int = option(4, "Passes over each batch.", minimum=1, search=(1, 10))
+    lr_schedule: str = option("linear", "Learning-rate schedule.", choices=LR_SCHEDULES)
+    clip_schedule: str = option("constant", "Schedule of the clip range.", choices=LR_SCHEDULES)
+    net_arch: tuple = option((64, 64), "Hidden layers of the policy and of the value network.", minimum=1)
+    activation: str = option("tanh", "Activation of the hidden layers.", choices=("tanh", "relu"))
+    log_std_init: float = option(0.0, "Initial log standard deviation of continuous actions.")
+    normalize: bool = option(True, "Standardise states by their running mean and variance.")
+    clip_value: bool = option(True, "Clip the change of the value as well.")
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Traced options of PPO2."""
+
+    learning_rate: float = option(2.5e-4, "Step size of Adam.", minimum=0, search=(1e-5, 1e-2))
+    gamma: float = option(0.99, "Discount factor.", minimum=0, maximum=1, search=(0.9, 0.9999))
+    lam: float = option(0.95, "Trace decay of GAE.", minimum=0, maximum=1, search=(0.8, 1.0))
+    cliprange: float = option(0.2, "How far the probability ratio may move.", minimum=0, search=(0.05, 0.5))
+    vf_coef: float = option(0.5, "Weight of the value loss.", minimum=0, search=(0.1, 1.0))
+    ent_coef: float = option(0.01, "Weight of the entropy bonus.", minimum=0, search=(0.0, 0.1))
+    max_grad_norm: float = option(0.5, "Largest norm of the gradient.", minimum=1e-8, search=(0.1, 5.0))
+
+
+jax.tree_util.register_dataclass(Hyper)
+
+
+def make(spec: Spec, config: Config) -> Agent:
+    """Build PPO2 for an environment.
+
+    Raises:
+        ValueError: The batch does not divide into the minibatches.
+    """
+    batch_size = config.num_cpu * config.n_steps
+    if batch_size % config.nminibatches:
+        raise ValueError(
+            f"--nminibatches={config.nminibatches} does not divide the batch of {config.num_cpu} environments x "
+            f"{config.n_steps} steps = {batch_size}"
+        )
+    policy = ActorCriticPolicy(spec, config.net_arch, config.activation, config.log_std_init, config.normalize)
+    adam = optax.scale_by_adam(eps=1e-5)
+
+    def init(key: jax.Array, hyper: Hyper) -> AgentState:
+        acting = policy.init(key)
+        return AgentState(acting, adam.init(acting.params))
+
+    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
+        return policy.act(state.acting, obs, key, explore)
+
+    def loss(params: dict, data: Estimates, hyper: Hyper, clip: jax.Array) -> tuple[jax.Array, dict]:
+        pi = policy.distribution(params, data.obs)
+        log_ratio = pi.log_prob(data.action) - data.log_prob
+        ratio = jnp.exp(log_ratio)
+        advantage = (data.advantage - data.advantage.mean()) / (data.advantage.std() + 1e-8)
+        surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+        value = policy.value(params, data.obs)
+        value_error = (value - data.target) ** 2
+        if config.clip_value:
+            near = data.value + jnp.clip(value - data.value, -clip, clip)
+            value_error = jnp.maximum(value_error, (near - data.target) ** 2)
+        value_loss = 0.5 * jnp.mean(value_error)
+        entropy = jnp.mean(pi.entropy())
+        total = -jnp.mean(surrogate) + hyper.vf_coef * value_loss - hyper.ent_coef * entropy
+        return total, {
+            "policy_loss": -jnp.mean(surrogate),
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": jnp.mean(ratio - 1 - log_ratio),
+            "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > clip).astype(jnp.float32)),
+        }
+
+    def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
+        rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
+        clip = hyper.cliprange * schedule(config.clip_schedule, clock.progress)
+        estimates = policy.estimate(state.acting, batch, hyper.gamma, hyper.lam)
+        data = jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), estimates)
+
+        def minibatch(carry: tuple, indices: jax.Array) -> tuple:
+            params, optimizer = carry
+            part = jax.tree.map(lambda x: x[indices], data)
+            grads, metrics = jax.grad(loss, has_aux=True)(params, part, hyper, clip)
+            grads, grad_norm = clip_by_global_norm(grads, hyper.max_grad_norm)
+            return descend(adam, params, optimizer, grads, rate), metrics | {"grad_norm": grad_norm}
+
+        keys = jax.random.split(key, config.noptepochs)
+        order = jax.vmap(lambda k: jax.random.permutation(k, batch_size))(keys)
+        order = order.reshape(config.noptepochs * config.nminibatches, -1)
+        (params, optimizer), metrics = jax.lax.scan(minibatch, (state.acting.params, state.learning), order)
+        acting = state.acting._replace(params=params, stats=policy.observe(state.acting.stats, batch.obs))
+        metrics = {name: values.mean() for name, values in metrics.items()}
+        return AgentState(acting, optimizer), metrics | {"learning_rate": rate, "cliprange": clip}
+
+    traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
+    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+
+
+class PPO2(JaxAlgorithm):
+    """PPO2 behind the toolbox's common interface."""
+
+    name, Config, Hyper, make = "ppo2", Config, Hyper, staticmethod(make)

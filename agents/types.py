@@ -1,0 +1,93 @@
+"""The frame: an algorithm is three pure functions over one state and one batch type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Transition(NamedTuple):
+    """A batch of experience; every leaf leads with [T, N]: T steps of N environments.
+
+    Attributes:
+        obs: Observation that was acted on.
+        action: Action as the agent chose it, before clipping to the action bounds.
+        reward: float32.
+        terminated: bool, the task ended; its value is zero from here.
+        truncated: bool, a time limit cut the episode; the value of `next_obs` still counts.
+        next_obs: The true successor, never the observation after a reset.
+        extras: What `act` returned beside the action: log_prob, value, ...
+    """
+
+    obs: Any
+    action: Any
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    next_obs: Any
+    extras: dict[str, Any]
+
+
+class Clock(NamedTuple):
+    """Where the training stands; shared by all runs of a sweep, therefore never vmapped.
+
+    Attributes:
+        iteration: int32 [], counts updates from 0.
+        progress: float32 [], share of the step budget spent, 0 at the start.
+    """
+
+    iteration: jax.Array
+    progress: jax.Array
+
+
+class AgentState(NamedTuple):
+    """State of a learner, split by who reads it.
+
+    Attributes:
+        acting: All that `act` needs to play: parameters and observation statistics. Saved as "the model".
+        learning: The rest: optimiser moments, replay, targets, search distribution.
+    """
+
+    acting: Any
+    learning: Any
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a driver must know of an algorithm, all static.
+
+    Attributes:
+        rollout_length: T, environment steps between updates.
+        num_envs: N, environments of one run.
+        fresh_episodes: Each rollout starts from a reset and an environment that ends stays ended (evolution).
+        keep_obs: Whether `update` reads observations; where not, `obs` and `next_obs` of the batch are empty tuples.
+        prefill: Environment steps of random play stored before the first update.
+    """
+
+    rollout_length: int
+    num_envs: int
+    fresh_episodes: bool = False
+    keep_obs: bool = True
+    prefill: int = 0
+
+
+class Agent(NamedTuple):
+    """An algorithm: pure functions, ready for jit, vmap and scan.
+
+    Attributes:
+        init: (key, hyper) -> AgentState
+        act: (state, obs[N, ...], key, explore) -> (action[N, ...], extras); `explore` is a static bool, False plays
+            the deterministic policy.
+        update: (state, Transition[T, N], key, hyper, clock) -> (state, metrics: dict of float32 [])
+        traits: static facts for the driver.
+        probabilities: (state, obs[N, ...]) -> [N, n] action probabilities (discrete) or [N, size] mean action.
+    """
+
+    init: Callable[..., AgentState]
+    act: Callable[..., tuple[jax.Array, dict[str, Any]]]
+    update: Callable[..., tuple[AgentState, dict[str, jax.Array]]]
+    traits: Traits
+    probabilities: Callable[..., jax.Array]

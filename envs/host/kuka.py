@@ -1,0 +1,117 @@
+"""The Kuka LBR iiwa arm with a two-finger gripper in PyBullet, steered by a Cartesian point or by joint angles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pybullet as p
+
+MODEL = "kuka_iiwa/kuka_with_gripper2.sdf"
+BASE_POSITION = (-0.1, 0.0, -0.15)
+INITIAL_JOINTS = (
+    0.006418,
+    0.113184,
+    -0.011401,
+    -1.289317,
+    0.005379,
+    1.737684,
+    -0.006539,
+    0.000048,
+    -0.299912,
+    0.0,
+    -0.000043,
+    0.299960,
+    0.0,
+    -0.000200,
+)
+NUM_JOINTS = len(INITIAL_JOINTS)
+NUM_ARM_JOINTS = 7
+INITIAL_POINT = (0.537, 0.0, 0.5)
+EFFECTOR_LINK = 6
+FINGER_LINK = 8
+POINTING_DOWN = tuple(p.getQuaternionFromEuler((0.0, -np.pi, 0.0)))
+JOINT_DAMPING = (1e-5,) * NUM_JOINTS
+MAX_FORCE = 200.0
+MAX_VELOCITY = 0.35
+POSITION_GAIN = 0.3
+VELOCITY_GAIN = 1.0
+# Joint index -> motor force [N m]: gripper yaw, left finger, left tip, right finger, right tip are all held at 0 rad.
+GRIPPER_FORCES = {7: 200.0, 8: 2.0, 10: 2.0, 11: 2.5, 13: 2.0}
+
+Interval = tuple[float, float]
+
+
+class KukaArm:
+    """One arm in a physics client, loaded at its initial joint angles.
+
+    Args:
+        client: Physics client; the search path must hold the models of `pybullet_data`.
+        workspace: Intervals in metres that the commanded point is clipped to, for x, y and z.
+    """
+
+    def __init__(self, client: int, workspace: tuple[Interval, Interval, Interval]) -> None:
+        self.client = client
+        self.workspace = workspace
+        self.body: int = p.loadSDF(MODEL, physicsClientId=client)[0]
+        p.resetBasePositionAndOrientation(self.body, BASE_POSITION, (0, 0, 0, 1), physicsClientId=client)
+        for joint, angle in enumerate(INITIAL_JOINTS):
+            p.resetJointState(self.body, joint, angle, physicsClientId=client)
+        for joint, force in GRIPPER_FORCES.items():
+            # A motor keeps its command until it gets another, so the gripper needs none while the arm moves.
+            p.setJointMotorControl2(
+                self.body, joint, p.POSITION_CONTROL, targetPosition=0.0, force=force, physicsClientId=client
+            )
+        self.reset_point()
+
+    def reset_point(self) -> None:
+        """Put the commanded point back to its initial place; the joints do not move."""
+        self._point = INITIAL_POINT
+
+    def move_point(self, dx: float, dy: float, dz: float) -> None:
+        """Displace the commanded point [m], clip it to the workspace and drive the arm towards it.
+
+        The arm's velocity is limited, so the point runs ahead of the arm. The gripper points straight down.
+        """
+        (x, y, z), ((x_min, x_max), (y_min, y_max), (z_min, z_max)) = self._point, self.workspace
+        self._point = (
+            min(max(x + dx, x_min), x_max),
+            min(max(y + dy, y_min), y_max),
+            min(max(z + dz, z_min), z_max),
+        )
+        angles = p.calculateInverseKinematics(
+            self.body,
+            EFFECTOR_LINK,
+            self._point,
+            POINTING_DOWN,
+            jointDamping=JOINT_DAMPING,
+            physicsClientId=self.client,
+        )
+        self.drive_joints(angles)
+
+    def drive_joints(self, angles: Sequence[float]) -> None:
+        """Drive the arm's joints towards the first 7 of `angles` [rad]."""
+        body, client, drive, mode = self.body, self.client, p.setJointMotorControl2, p.POSITION_CONTROL
+        for joint in range(NUM_ARM_JOINTS):
+            drive(
+                body,
+                joint,
+                mode,
+                targetPosition=angles[joint],
+                targetVelocity=0.0,
+                force=MAX_FORCE,
+                positionGain=POSITION_GAIN,
+                velocityGain=VELOCITY_GAIN,
+                maxVelocity=MAX_VELOCITY,
+                physicsClientId=client,
+            )
+
+    def joint_positions(self) -> list[float]:
+        """The present angles of all 14 joints [rad], arm first; fixed joints are 0."""
+        states = p.getJointStates(self.body, range(NUM_JOINTS), physicsClientId=self.client)
+        return [state[0] for state in states]
+
+    def finger_position(self) -> tuple[float, float, float]:
+        """World position of the left finger's centre of mass [m]: what counts as the arm's position."""
+        position: tuple[float, float, float] = p.getLinkState(self.body, FINGER_LINK, physicsClientId=self.client)[0]
+        return position

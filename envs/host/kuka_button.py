@@ -1,0 +1,320 @@
+"""KukaButtonGymEnv-v0: a robot arm presses a button that lies on a table (PyBullet)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pybullet as p
+
+from envs.host.kuka import INITIAL_JOINTS, NUM_ARM_JOINTS, NUM_JOINTS, Interval, KukaArm
+from envs.host.srl_env import Camera, SRLGymEnv
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+CAMERAS = (
+    Camera(target=(0.316, -0.2, -0.1), distance=1.1, yaw=145.0, pitch=-36.0),
+    Camera(target=(0.316, 0.316, -0.105), distance=1.05, yaw=32.0, pitch=-13.0),
+)
+FLOOR_Z = -1.0
+TABLE_POSITION = (0.5, 0.0, -0.82)
+Z_TABLE = -0.2
+BUTTON_LINK = 1
+SETTLING_STEPS = 500
+RESETTLING_STEPS = 10
+GLIDER_TARGET = 0.1
+WORKSPACE: tuple[Interval, Interval, Interval] = ((0.50, 0.65), (-0.17, 0.22), (0.0, 0.5))
+LARGE_WORKSPACE: tuple[Interval, Interval, Interval] = ((0.35, 0.65), (-0.30, 0.30), (0.0, 0.5))
+
+
+class KukaButtonGymEnv(SRLGymEnv):
+    """Press the button 5 times: reward 1 for each step with a contact; terminated by the 5th or by touching the table.
+
+    Actions, in metres of the commanded effector point per step (the arm follows at about 1.3 mm a step):
+      - discrete, 6: -x, +x, -y, +y, -z and +z (again -z with `force_down`), each 0.03 + N(0, 0.01);
+      - continuous, Box(-1, 1, 3): action * (0.0035 + N(0, 1e-4)), z as -|dz| with `force_down`;
+      - `action_joints`, Box(-1, 1, 7): each joint's target is its *present* angle + action * (0.1 + N(0, 0.002)) rad.
+        The original added to the initial angles, so the button was out of reach. `force_down` has no effect.
+    Continuous actions are not clipped here: drivers clip them to the bounds.
+
+    Reward: 1 on contact of the cap with the arm, -1 (instead) on contact with the table or farther than `max_distance`
+    from the target, else 0. With `shape_reward`, -distance; with continuous actions also 50 or -250 at a termination
+    with positive or negative reward.
+
+    Time limit: truncated once 1,001 simulation steps are counted, unless the task ended in that step.
+
+    Args:
+        srl_model: "ground_truth" (finger position relative to the target, 3), "joints" (present joint angles, 14),
+            "joints_position" (both, position first, 17) or "raw_pixels".
+        is_discrete: Discrete or continuous actions.
+        action_joints: Steer joints instead of the effector point (continuous only).
+        random_target: Place the button at random at each reset, x 0.5 +- 0.15 and y +- 0.3 m, with a larger workspace.
+        shape_reward: Dense reward.
+        action_repeat: Simulation steps for each environment step.
+        multi_view: Add the second camera to picture observations: 6 channels.
+        max_distance: Radius of the safety sphere around the target [m].
+        force_down: Whether the arm can never be commanded upwards.
+        image_size: Width and height of pictures in pixels.
+        render_mode: None, "rgb_array" or "human".
+
+    Raises:
+        ValueError: `action_joints` with discrete actions, `action_repeat` below 1, `max_distance` not positive, or
+            what `SRLGymEnv` refuses.
+    """
+
+    srl_models: ClassVar[tuple[str, ...]] = ("ground_truth", "joints", "joints_position", "raw_pixels")
+    MAX_STEPS = 1000
+    N_CONTACTS_BEFORE_TERMINATION = 5
+    N_STEPS_OUTSIDE_SAFETY_SPHERE = 5000
+    N_RANDOM_ACTIONS_AT_INIT = 5
+    N_DISCRETE_ACTIONS = 6
+    BUTTON_DISTANCE_HEIGHT = 0.28
+    DELTA_V = 0.03
+    DELTA_V_CONTINUOUS = 0.0035
+    DELTA_THETA = 0.1
+    NOISE_STD = 0.01
+    NOISE_STD_CONTINUOUS = 0.0001
+    NOISE_STD_JOINTS = 0.002
+
+    def __init__(
+        self,
+        *,
+        srl_model: str = "ground_truth",
+        is_discrete: bool = True,
+        action_joints: bool = False,
+        random_target: bool = False,
+        shape_reward: bool = False,
+        action_repeat: int = 1,
+        multi_view: bool = False,
+        max_distance: float = 0.8,
+        force_down: bool = True,
+        image_size: int = 224,
+        render_mode: str | None = None,
+    ) -> None:
+        if action_joints and is_discrete:
+            raise ValueError("action_joints needs continuous actions: set is_discrete=False")
+        if action_repeat < 1:
+            raise ValueError(f"action_repeat is {action_repeat}: it must be at least 1")
+        if not max_distance > 0:
+            raise ValueError(f"max_distance is {max_distance}: it must be a positive number of metres")
+        self.action_joints = action_joints
+        self.random_target = random_target
+        self.shape_reward = shape_reward
+        self.action_repeat = action_repeat
+        self.multi_view = multi_view
+        self.max_distance = max_distance
+        self.force_down = force_down
+        super().__init__(
+            srl_model=srl_model,
+            is_discrete=is_discrete,
+            image_size=image_size,
+            channels=6 if multi_view else 3,
+            render_mode=render_mode,
+        )
+        self.action_space: gym.spaces.Space[Any]
+        if is_discrete:
+            self.action_space = gym.spaces.Discrete(self.N_DISCRETE_ACTIONS)
+        else:
+            size = NUM_ARM_JOINTS if action_joints else 3
+            self.action_space = gym.spaces.Box(-1.0, 1.0, (size,), np.float32)
+        self.max_episode_steps = self.MAX_STEPS // action_repeat + 1
+
+    def getTargetPos(self) -> np.ndarray:
+        """The point 0.28 m above the button's cap at the reset [m], float64 [3]."""
+        self._require_client()
+        return np.array(self._target)
+
+    def getGroundTruth(self) -> np.ndarray:
+        """World position of the left finger's centre of mass [m], float64 [3]."""
+        self._require_client()
+        return np.array(self._finger)
+
+    def getGroundTruthDim(self) -> int:
+        """3: x, y, z."""
+        return 3
+
+    def getObservationDim(self) -> int:
+        """3 for a position, 14 for joints, 17 for both."""
+        return {"joints": NUM_JOINTS, "joints_position": 3 + NUM_JOINTS}.get(self.srl_model, 3)
+
+    def getSRLState(self) -> np.ndarray:
+        """The state observation, float32 [getObservationDim()]; joints in radians, positions in metres."""
+        self._require_client()
+        if self.srl_model == "joints":
+            return np.array(self._arm.joint_positions(), dtype=np.float32)
+        position = super().getSRLState()
+        if self.srl_model == "joints_position":
+            return np.concatenate([position, np.array(self._arm.joint_positions(), dtype=np.float32)])
+        return position
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode from the settled scene, after 5 random commands of one simulation step each.
+
+        Args:
+            seed: Seed of this and the following episodes; the same seed gives the same episode.
+            options: Unused.
+
+        Returns:
+            The first observation and an empty dict.
+        """
+        super().reset(seed=seed, options=options)
+        if self._client is None:
+            self._build()
+        client = self._require_client()
+        self._restore()
+        if self.random_target:
+            x, y = self.np_random.uniform(-1.0, 1.0, 2)
+            self._place_button(0.5 + 0.15 * x, 0.3 * y)
+        for _ in range(self.N_RANDOM_ACTIONS_AT_INIT):
+            self._random_command()
+            p.stepSimulation(physicsClientId=client)
+        x, y, z = p.getLinkState(self._button, BUTTON_LINK, physicsClientId=client)[0]
+        self._target = (x, y, z + self.BUTTON_DISTANCE_HEIGHT)
+        p.setJointMotorControl2(
+            self._button, BUTTON_LINK, p.POSITION_CONTROL, targetPosition=GLIDER_TARGET, physicsClientId=client
+        )
+        self._finger = self._arm.finger_position()
+        self._steps = self._contacts = self._steps_outside = 0
+        return self._observe(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Apply one action for `action_repeat` simulation steps.
+
+        Args:
+            action: An integer below 6, or an array [3] (effector point) or [7] (joints).
+
+        Returns:
+            Observation, reward, terminated (the task ended), truncated (the time limit cut it), and an empty dict.
+
+        Raises:
+            ValueError: an action that is not of the action space's shape or range of integers.
+            gymnasium.error.ResetNeeded: before the first `reset`.
+        """
+        client = self._require_client()
+        command = self._command(action)
+        for _ in range(self.action_repeat):
+            self._apply(command)
+            p.stepSimulation(physicsClientId=client)
+            if self._steps > self.MAX_STEPS:
+                break
+            self._steps += 1
+        if self.render_mode == "human":
+            time.sleep(1.0 / 240.0)
+        self._finger = self._arm.finger_position()
+        reward, terminated = self._reward()
+        truncated = not terminated and self._steps > self.MAX_STEPS
+        return self._observe(), reward, terminated, truncated, {}
+
+    def _cameras(self) -> Sequence[Camera]:
+        return CAMERAS if self.multi_view else CAMERAS[:1]
+
+    def _build(self) -> None:
+        """Load the scene, let it settle and save it: every episode starts from this state."""
+        client = self._connect()
+        p.loadURDF("plane.urdf", (0, 0, FLOOR_Z), physicsClientId=client)
+        self._table: int = p.loadURDF("table/table.urdf", TABLE_POSITION, physicsClientId=client)
+        self._button: int = p.loadURDF(str(ASSETS / "simple_button.urdf"), (0.5, 0.0, Z_TABLE), physicsClientId=client)
+        self._arm = KukaArm(client, LARGE_WORKSPACE if self.random_target else WORKSPACE)
+        p.setJointMotorControl2(self._button, BUTTON_LINK, p.VELOCITY_CONTROL, force=0, physicsClientId=client)
+        self._settle(SETTLING_STEPS)
+        self._settled: int = p.saveState(physicsClientId=client)
+
+    def _settle(self, steps: int) -> None:
+        """Simulate with the arm held where it starts."""
+        for _ in range(steps):
+            if self.action_joints:
+                self._arm.drive_joints(INITIAL_JOINTS)
+            else:
+                self._arm.move_point(0.0, 0.0, 0.0)
+            p.stepSimulation(physicsClientId=self._client)
+
+    def _restore(self) -> None:
+        """Return to the settled scene, whatever happened since."""
+        client = self._client
+        # A saved state does not hold what collision detection caches for touching pairs of bodies. Taking the bodies
+        # apart for a moment drops it; otherwise an episode depends on the one before, by about 1e-5 m.
+        p.resetBasePositionAndOrientation(self._button, (0, 0, 50), (0, 0, 0, 1), physicsClientId=client)
+        p.resetBasePositionAndOrientation(self._arm.body, (0, 0, 20), (0, 0, 0, 1), physicsClientId=client)
+        p.performCollisionDetection(physicsClientId=client)
+        p.restoreState(self._settled, physicsClientId=client)
+        # Nor does it hold motor commands: the cap is not driven before the first step of an episode.
+        p.setJointMotorControl2(self._button, BUTTON_LINK, p.VELOCITY_CONTROL, force=0, physicsClientId=client)
+        self._arm.reset_point()
+
+    def _place_button(self, x: float, y: float) -> None:
+        """Put the settled button elsewhere on the table [m] and let it settle there."""
+        (_, _, z), orientation = p.getBasePositionAndOrientation(self._button, physicsClientId=self._client)
+        p.resetBasePositionAndOrientation(self._button, (x, y, z), orientation, physicsClientId=self._client)
+        self._settle(RESETTLING_STEPS)
+
+    def _random_command(self) -> None:
+        """Give the arm a random command: a step along an axis, a step in any direction, or joint displacements."""
+        rng = self.np_random
+        if self.action_joints:
+            self._apply(0.1 * rng.standard_normal(NUM_ARM_JOINTS))
+        elif self.is_discrete:
+            delta = np.zeros(3)
+            delta[rng.integers(3)] = rng.choice((-1.0, 1.0)) * self.DELTA_V
+            self._apply(delta)
+        else:
+            direction = rng.standard_normal(3)
+            self._apply(self.DELTA_V_CONTINUOUS * direction / np.linalg.norm(direction))
+
+    def _command(self, action: Any) -> np.ndarray:
+        """Turn an action into a displacement with noise: metres [3], or radians [7] for joints."""
+        if self.is_discrete:
+            if not self.action_space.contains(action):
+                raise ValueError(f"action {action} is not an integer from 0 to {self.N_DISCRETE_ACTIONS - 1}")
+            size = self.DELTA_V + self.np_random.normal(0.0, self.NOISE_STD)
+            axis, positive = divmod(int(action), 2)
+            delta = np.zeros(3)
+            delta[axis] = size if positive and not (axis == 2 and self.force_down) else -size
+            return delta
+        action = np.asarray(action, dtype=np.float64)
+        if action.shape != self.action_space.shape:
+            raise ValueError(f"an action of shape {action.shape} was given: expected {self.action_space.shape}")
+        if self.action_joints:
+            return action * (self.DELTA_THETA + self.np_random.normal(0.0, self.NOISE_STD_JOINTS))
+        delta = action * (self.DELTA_V_CONTINUOUS + self.np_random.normal(0.0, self.NOISE_STD_CONTINUOUS))
+        if self.force_down:
+            delta[2] = -abs(delta[2])
+        return delta
+
+    def _apply(self, command: np.ndarray) -> None:
+        """Drive the arm by a displacement of the effector point [m] or of the joints' present angles [rad]."""
+        if self.action_joints:
+            present = self._arm.joint_positions()
+            self._arm.drive_joints([angle + delta for angle, delta in zip(present, command.tolist(), strict=False)])
+        else:
+            self._arm.move_point(*command.tolist())
+
+    def _reward(self) -> tuple[float, bool]:
+        """Reward of the step just simulated, and whether it ended the task."""
+        on_button = on_table = False
+        for contact in p.getContactPoints(bodyA=self._arm.body, physicsClientId=self._client):
+            on_button |= contact[2] == self._button and contact[4] == BUTTON_LINK
+            on_table |= contact[2] == self._table
+        reward = 1.0 if on_button else 0.0
+        self._contacts += on_button
+        distance = math.dist(self._target, self._finger)
+        if on_table or distance > self.max_distance:
+            reward = -1.0
+            self._steps_outside += 1
+        else:
+            self._steps_outside = 0
+        terminated = (
+            on_table
+            or self._contacts >= self.N_CONTACTS_BEFORE_TERMINATION
+            or self._steps_outside >= self.N_STEPS_OUTSIDE_SAFETY_SPHERE
+        )
+        if not self.shape_reward:
+            return reward, terminated
+        if terminated and reward and not self.is_discrete:
+            return (50.0 if reward > 0 else -250.0), terminated
+        return -distance, terminated

@@ -1,0 +1,252 @@
+"""From the user's options to an environment: on the host (PyBullet, Gymnasium) or on the device (JAX).
+
+Importing this module loads neither jax nor a simulator, so that a worker can unpickle a `HostFactory`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from envs.registry import BRAX_NAMES, registered_env, registered_twin, resolve
+from envs.types import Spec
+
+if TYPE_CHECKING:
+    import gymnasium
+
+SIMULATORS = ("pybullet", "jax")
+BRAX_PREFIX = "brax/"
+
+# Options that reach the constructor of an environment: field -> (keyword, flag). An environment takes an option when
+# its constructor has the keyword.
+_KEYWORDS: dict[str, tuple[str, str]] = {
+    "srl_model": ("srl_model", "--srl-model"),
+    "joints": ("action_joints", "--joints"),
+    "random_target": ("random_target", "--random-target"),
+    "shape_reward": ("shape_reward", "--shape-reward"),
+    "action_repeat": ("action_repeat", "--action-repeat"),
+    "multi_view": ("multi_view", "--multi-view"),
+    "fpv": ("fpv", "--fpv"),
+    "image_size": ("image_size", "--image-size"),
+}
+
+
+@dataclass(frozen=True)
+class EnvOptions:
+    """What the user chose about the environment; hashable and picklable.
+
+    Attributes:
+        env: Environment id: one of ours, any Gymnasium id, or "brax/<name>".
+        simulator: "pybullet" runs the environment in host processes, "jax" runs its twin on the device.
+        srl_model: What is observed: "ground_truth", "joints", "joints_position" or "raw_pixels".
+        continuous: Box actions instead of discrete ones.
+        joints: Actions are joint angles (arm, continuous only).
+        random_target: The target moves to a random place at each reset.
+        shape_reward: Dense reward instead of a sparse one.
+        action_repeat: Physics steps that repeat one action.
+        num_stack: Observations stacked along the last axis, newest last.
+        multi_view: A second camera adds three channels.
+        fpv: The robot's own camera adds three channels.
+        image_size: Width and height of pictures in pixels.
+        render_mode: None, "rgb_array" or "human"; on the host only.
+    """
+
+    env: str
+    simulator: str = "pybullet"
+    srl_model: str = "ground_truth"
+    continuous: bool = False
+    joints: bool = False
+    random_target: bool = False
+    shape_reward: bool = False
+    action_repeat: int = 1
+    num_stack: int = 1
+    multi_view: bool = False
+    fpv: bool = False
+    image_size: int = 224
+    render_mode: str | None = None
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the environment runs on the device: the JAX simulator, and everything from brax."""
+        return self.simulator == "jax" or self.env.startswith(BRAX_PREFIX)
+
+
+@dataclass(frozen=True)
+class HostFactory:
+    """Makes one host environment; picklable, and callable in a process without jax.
+
+    Attributes:
+        spec: What `gymnasium.make` needs; complete, so that a worker needs no registration of its own.
+        num_stack: Observations stacked along the last axis.
+    """
+
+    spec: gymnasium.envs.registration.EnvSpec
+    num_stack: int
+
+    def __call__(self) -> gymnasium.Env:
+        """Make the environment: float32 or uint8 observations, frames stacked.
+
+        Raises:
+            ValueError: The environment refuses its options, or has spaces that the toolbox does not know.
+        """
+        import gymnasium
+
+        from envs.host.gymnasium_env import adapt
+
+        try:
+            env = gymnasium.make(self.spec)
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ValueError(f"{self.spec.id} needs a package that is not installed: {error}") from None
+        return adapt(env, self.num_stack, self.spec.id)
+
+
+def host_factory(options: EnvOptions) -> HostFactory:
+    """Return the factory of a host environment.
+
+    Raises:
+        ValueError: An unknown id, an option without meaning for this environment, or an impossible combination.
+    """
+    if options.on_device:
+        raise ValueError(f"{options.env} with --simulator={options.simulator} runs on the device, not in host workers")
+    spec = _gymnasium_spec(options.env)
+    parameters = {name: value for name, value in _parameters(_entry_class(spec)).items() if name not in spec.kwargs}
+    keywords = _keywords(options, parameters)
+    if options.render_mode is not None:
+        keywords["render_mode"] = options.render_mode
+    return HostFactory(dataclasses.replace(spec, kwargs=spec.kwargs | keywords), options.num_stack)
+
+
+def host_spec(options: EnvOptions) -> Spec:
+    """Describe the environment that `host_factory` makes; makes one and closes it.
+
+    Raises:
+        ValueError: As `host_factory`; also where the environment itself refuses the options, or has discrete actions
+            only and `continuous` is set.
+    """
+    from envs.host.gymnasium_env import spec_of
+
+    env = host_factory(dataclasses.replace(options, render_mode=None))()
+    try:
+        spec = spec_of(env, options.env)
+    finally:
+        env.close()
+    _check_action_kind(options, spec)
+    return spec
+
+
+def device_env(options: EnvOptions) -> Any:
+    """Make the environment that runs on the device (a `DeviceEnv`: spec, reset, step); imports jax.
+
+    Raises:
+        ValueError: An unknown id, no twin, an option without meaning, or an impossible combination.
+    """
+    if options.render_mode is not None:
+        raise ValueError(f"--simulator=jax opens no window: {options.env} is rendered with --simulator=pybullet")
+    if options.env.startswith(BRAX_PREFIX):
+        env = _brax_env(options)
+    else:
+        cls = resolve(_twin_entry(options.env))
+        env = cls(**_keywords(options, _parameters(cls)))
+    _check_action_kind(options, env.spec)
+    if options.num_stack > 1:
+        from envs.device.wrappers import FrameStack
+
+        env = FrameStack(env, options.num_stack)
+    return env
+
+
+def _brax_env(options: EnvOptions) -> Any:
+    """Make a brax environment."""
+    name = options.env.removeprefix(BRAX_PREFIX)
+    if name not in BRAX_NAMES:
+        raise ValueError(_unknown(options.env, [BRAX_PREFIX + known for known in BRAX_NAMES]))
+    _keywords(options, {})
+    from envs.device.brax_adapter import BraxEnv
+
+    return BraxEnv(name)
+
+
+def _twin_entry(env_id: str) -> str | type:
+    """The device environment of an id; ValueError that lists those that have one."""
+    if env_id not in registered_twin:
+        _gymnasium_spec(env_id)  # an id that does not exist at all is the better message
+        twins = ", ".join(sorted(registered_twin))
+        raise ValueError(f"--simulator=jax: {env_id} has no JAX twin; these have one: {twins}, and {BRAX_PREFIX}<name>")
+    return registered_twin[env_id]
+
+
+def _gymnasium_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
+    """How to make an id: from our registry, else from Gymnasium's; ValueError with the nearest id."""
+    import gymnasium
+
+    if env_id in registered_env:
+        return gymnasium.envs.registration.EnvSpec(env_id, entry_point=registered_env[env_id][0])
+    if env_id.endswith("BulletEnv-v0"):
+        importlib.import_module("pybullet_envs_gymnasium")  # registers its ids
+    module, separator, name = env_id.rpartition(":")
+    try:
+        if separator:
+            importlib.import_module(module)
+        return gymnasium.spec(name)
+    except (gymnasium.error.Error, ImportError):
+        importlib.import_module("pybullet_envs_gymnasium")
+        brax = [BRAX_PREFIX + known for known in BRAX_NAMES]
+        raise ValueError(_unknown(env_id, [*registered_env, *gymnasium.registry, *brax])) from None
+
+
+def _unknown(env_id: str, known: list[str]) -> str:
+    """The message for an id that does not exist."""
+    folded = {name.lower(): name for name in reversed(known)}
+    nearest = difflib.get_close_matches(env_id.lower(), folded, n=1, cutoff=0.0)[0]
+    return f"unknown environment '{env_id}': did you mean '{folded[nearest]}'?"
+
+
+def _entry_class(spec: gymnasium.envs.registration.EnvSpec) -> Any:
+    """The class or function that makes an environment; ValueError where its package is missing."""
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    if not isinstance(spec.entry_point, str):
+        return spec.entry_point
+    try:
+        return load_env_creator(spec.entry_point)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise ValueError(f"{spec.id} needs a package that is not installed: {error}") from None
+
+
+def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
+    """The keywords that a class or function takes by name."""
+    return dict(inspect.signature(maker).parameters)
+
+
+def _keywords(options: EnvOptions, parameters: dict[str, Any]) -> dict[str, Any]:
+    """The constructor keywords of an environment; ValueError for an option that it does not know."""
+    if options.num_stack < 1:
+        raise ValueError(f"--num-stack={options.num_stack}: at least 1")
+    keywords: dict[str, Any] = {}
+    defaults = {field.name: field.default for field in dataclasses.fields(EnvOptions)}
+    for field, (keyword, flag) in _KEYWORDS.items():
+        value = getattr(options, field)
+        if value == defaults[field]:
+            continue
+        if keyword not in parameters:
+            shown = flag if value is True else f"{flag}={value}"
+            raise ValueError(f"{shown} has no meaning for {options.env}: leave it out")
+        keywords[keyword] = value
+    if options.joints and not options.continuous:
+        raise ValueError(f"--joints needs --continuous ({options.env})")
+    if "is_discrete" in parameters:
+        keywords["is_discrete"] = not options.continuous
+    elif "continuous" in parameters:
+        keywords["continuous"] = options.continuous
+    return keywords
+
+
+def _check_action_kind(options: EnvOptions, spec: Spec) -> None:
+    """ValueError when continuous actions are asked of an environment that has discrete ones only."""
+    if options.continuous and spec.action_shape == ():
+        raise ValueError(f"--continuous: {options.env} has discrete actions only, leave it out")

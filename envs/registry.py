@@ -1,0 +1,88 @@
+"""Which environments exist, by id. Light: no simulator, jax or gymnasium is imported before `resolve` is called.
+
+A user's environment is added by putting its id into `registered_env` (and its JAX twin, if any, into
+`registered_twin`); the keywords of its constructor decide which command-line options it takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from enum import Enum
+from typing import Any
+
+
+class PlottingType(Enum):
+    """How the state space of an environment is drawn."""
+
+    PLOT_2D = 1
+    PLOT_3D = 2
+
+
+class ThreadingType(Enum):
+    """What an environment can share a machine with: other processes, other threads, or nothing."""
+
+    PROCESS = 1
+    THREADING = 2
+    NONE = 3
+
+
+_SRL_ENV = "envs.host.srl_env:SRLGymEnv"
+
+# NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class may be given as "module:Class", which keeps it unloaded.
+registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingType]] = {
+    "KukaButtonGymEnv-v0": (
+        "envs.host.kuka_button:KukaButtonGymEnv",
+        _SRL_ENV,
+        PlottingType.PLOT_3D,
+        ThreadingType.PROCESS,
+    ),
+    "MobileRobotGymEnv-v0": (
+        "envs.host.mobile_robot:MobileRobotGymEnv",
+        _SRL_ENV,
+        PlottingType.PLOT_2D,
+        ThreadingType.PROCESS,
+    ),
+}
+
+# NAME: device environment with the same id, spaces, constants and rewards, written in JAX (`--simulator=jax`).
+registered_twin: dict[str, str | type] = {
+    "CartPole-v1": "envs.device.cartpole:CartPole",
+    "MobileRobotGymEnv-v0": "envs.device.mobile_robot:MobileRobotTwin",
+    "Pendulum-v1": "envs.device.pendulum:Pendulum",
+}
+
+# brax environments run on the device only, as "brax/<name>"; listed here because importing brax takes seconds.
+BRAX_NAMES: tuple[str, ...] = (
+    "ant",
+    "fast",
+    "halfcheetah",
+    "hopper",
+    "humanoid",
+    "humanoidstandup",
+    "inverted_double_pendulum",
+    "inverted_pendulum",
+    "pusher",
+    "reacher",
+    "swimmer",
+    "walker2d",
+)
+
+
+def resolve(entry: str | type) -> Any:
+    """Return the class that an entry of a registry stands for.
+
+    Args:
+        entry: A class, or its address "module:Class", which is imported now.
+
+    Raises:
+        ValueError: The address has no "module:Class" form, or names nothing.
+    """
+    if not isinstance(entry, str):
+        return entry
+    module, separator, name = entry.partition(":")
+    if not separator:
+        raise ValueError(f"entry point '{entry}' is not of the form 'module:Class'")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except AttributeError:
+        raise ValueError(f"entry point '{entry}': module '{module}' has no '{name}'") from None

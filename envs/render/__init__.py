@@ -1,0 +1,1 @@
+"""Renderers written in JAX: the pictures of the device environments."""

@@ -1,0 +1,46 @@
+"""What the pictures of MobileRobotGymEnv-v0 show, as solids: walls, target and robot."""
+
+from __future__ import annotations
+
+from envs import mobile_arena as arena
+from envs.render.solids import Box, Disc, Rgb, Solid, Wheel
+
+_BLUE: Rgb = (0.0, 0.0, 0.8)
+_WHITE: Rgb = (1.0, 1.0, 1.0)
+_RED: Rgb = (0.8, 0.0, 0.0)
+# Mean colours of the lit, textured wheels, measured on PyBullet's pictures.
+_REAR_TYRE, _FRONT_TYRE, _RIM, _RIM_RADIUS = 0x241F1E, 0x3B332F, 0x8A6464, 0.03
+
+
+def _wall(centre: tuple[float, float], along_x: bool, rgb: Rgb) -> Box:
+    """One wall of the arena."""
+    length, width, top = arena.WALL_LENGTH / 2, arena.WALL_WIDTH / 2, arena.WALL_HEIGHT / 2
+    x, y = centre
+    half_x, half_y = (length, width) if along_x else (width, length)
+    return Box((x - half_x, y - half_y, -top), (x + half_x, y + half_y, top), rgb)
+
+
+# Their tops lie at one height: where two cross, PyBullet shows the one loaded last and `trace` the one traced first.
+WALLS: tuple[Box, ...] = tuple(_wall(*wall) for wall in reversed(arena.WALLS))
+
+# PyBullet draws the disc of radius 0.18 as a polygon of 20 sides; this is the circle of the same area.
+TARGET = Disc(0.1775, 0.03, (1.0, 1.0, 0.0))
+TARGET_RADIUS = 0.18
+
+# The racecar of pybullet_data, its origin on the floor under the middle of the rear axle, heading +x.
+ROBOT: tuple[Solid, ...] = (
+    Box((-0.034, -0.09, 0.02), (0.249, 0.09, 0.08), _BLUE),
+    Box((-0.04, -0.077, 0.02), (0.255, 0.077, 0.08), _BLUE),
+    Box((0.255, -0.06, 0.02), (0.359, 0.06, 0.08), _BLUE),
+    Box((0.255, -0.047, 0.02), (0.365, 0.047, 0.08), _BLUE),
+    Box((-0.005, -0.1, 0.045), (0.005, 0.1, 0.055), _BLUE),
+    Box((0.32, -0.1, 0.045), (0.33, 0.1, 0.055), _BLUE),
+    Wheel(0.0, 0.05, 0.05, 0.1, 0.145, _REAR_TYRE, _RIM_RADIUS, _RIM),
+    Wheel(0.0, 0.05, 0.05, -0.145, -0.1, _REAR_TYRE, _RIM_RADIUS, _RIM),
+    Wheel(0.325, 0.05, 0.05, 0.1, 0.145, _FRONT_TYRE, _RIM_RADIUS, _RIM),
+    Wheel(0.325, 0.05, 0.05, -0.145, -0.1, _FRONT_TYRE, _RIM_RADIUS, _RIM),
+    Box((0.24, -0.025, 0.09), (0.29, 0.025, 0.128), _WHITE),
+    Box((0.246, -0.019, 0.128), (0.284, 0.019, 0.16), _WHITE),
+    Box((0.3735, -0.0875, 0.075), (0.4065, 0.0875, 0.105), _RED),
+)
+ROBOT_LOW, ROBOT_HIGH = (-0.05, -0.145, 0.0), (0.4065, 0.145, 0.16)

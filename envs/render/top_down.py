@@ -1,0 +1,106 @@
+"""The camera of MobileRobotGymEnv-v0 that looks straight down on the arena, in JAX.
+
+Floor and walls never change: they are drawn once. A frame copies that picture and draws the target and then the robot,
+which is always above it, into two small windows.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs import mobile_arena as arena
+from envs.render.mobile_scene import ROBOT, ROBOT_HIGH, ROBOT_LOW, TARGET, TARGET_RADIUS, WALLS
+from envs.render.solids import Rays, Solid, floor_colour, moved, trace, unpack
+
+Extent = tuple[tuple[float, float, float], tuple[float, float, float]]
+_ROBOT_EXTENT: Extent = (ROBOT_LOW, ROBOT_HIGH)
+_TARGET_EXTENT: Extent = ((-TARGET_RADIUS, -TARGET_RADIUS, 0.0), (TARGET_RADIUS, TARGET_RADIUS, TARGET.height))
+
+
+class TopDownRenderer:
+    """Draws pictures of one size.
+
+    Row 0 is the far side -x, column 0 the far side -y; one pixel covers 4.4 tan(30 deg) / (size / 2) metres of floor.
+
+    Args:
+        size: Width and height in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        # A ray's slope per pixel from the picture's middle; the renderer samples pixels at their lower left corners.
+        self._slope = math.tan(math.radians(arena.CAMERA_FOV / 2)) / (size / 2)
+        self._middle = (size / 2 - 1, size / 2)
+        self._background = self._draw_background()
+        self._windows = tuple((self._window(extent), extent) for extent in (_TARGET_EXTENT, _ROBOT_EXTENT))
+
+    def __call__(self, robot: jax.Array, target: jax.Array) -> jax.Array:
+        """Draw one picture.
+
+        Args:
+            robot: float32 [2], x and y of the robot (m).
+            target: float32 [2], x and y of the target (m).
+
+        Returns:
+            uint8 [size, size, 3]
+        """
+        frame = jnp.asarray(self._background)
+        bodies: tuple[tuple[Solid, ...], ...] = ((TARGET,), ROBOT)
+        for position, solids, (window, extent) in zip((target, robot), bodies, self._windows, strict=True):
+            frame = self._draw(frame, position, solids, window, extent)
+        return frame
+
+    def _draw(
+        self, frame: jax.Array, position: jax.Array, solids: tuple[Solid, ...], window: tuple[int, int], extent: Extent
+    ) -> jax.Array:
+        """Draw solids that stand at `position` [2] into a window of the frame that contains them."""
+        corner = [self._first_pixel(position[axis], axis, window[axis], extent) for axis in (0, 1)]
+        pixels = [first + jnp.arange(count) for first, count in zip(corner, window, strict=True)]
+        rays = moved(self._rays(pixels[0][:, None], pixels[1][None, :]), position[0], position[1])
+        distance, colour = trace(solids, rays, jnp.zeros(window, jnp.uint32), jnp.full(window, jnp.inf), jnp)
+        start = (*corner, 0)
+        behind = jax.lax.dynamic_slice(frame, start, (*window, 3))
+        drawn = jnp.where(jnp.isfinite(distance)[..., None], unpack(colour, jnp), behind)
+        return jax.lax.dynamic_update_slice(frame, drawn, start)
+
+    def _rays(self, rows: jax.Array | np.ndarray, columns: jax.Array | np.ndarray) -> Rays:
+        """Rays of pixels; one unit of distance is one metre of height."""
+        # The middle ray is straight down: a slope that is not quite zero keeps the divisions finite, and its sign puts
+        # the pixels on the edge between two squares of the floor where PyBullet puts most of them.
+        slopes = [
+            (pixel - middle) * self._slope + nudge
+            for pixel, middle, nudge in zip((rows, columns), self._middle, (1e-6, -1e-6), strict=True)
+        ]
+        x, y = arena.CAMERA_CENTRE
+        return Rays((x, y, arena.CAMERA_HEIGHT), (slopes[0], slopes[1], -1.0))
+
+    def _draw_background(self) -> np.ndarray:
+        """Floor and walls, uint8 [size, size, 3]."""
+        pixels = np.arange(self.size)
+        rays = self._rays(pixels[:, None], pixels[None, :])
+        x, y = (o + arena.CAMERA_HEIGHT * d for o, d in zip(rays.origin[:2], rays.direction[:2], strict=True))
+        floor = np.full((self.size, self.size), arena.CAMERA_HEIGHT)
+        _, colour = trace(WALLS, rays, floor_colour(x, y, np), floor, np)
+        return unpack(colour, np)
+
+    def _window(self, extent: Extent) -> tuple[int, int]:
+        """Rows and columns that hold a body of that extent wherever it stands in the arena."""
+        (low, high) = extent
+        near, far = arena.CAMERA_HEIGHT - high[2], arena.CAMERA_HEIGHT
+        # A body's top and bottom lie apart in the picture, the more the farther it stands from the middle.
+        lean = arena.ARENA_SIZE / 2 * (1 / near - 1 / far)
+        sides = [(high[axis] - low[axis]) / near + lean for axis in (0, 1)]
+        rows, columns = (min(self.size, math.ceil(side / self._slope) + 2) for side in sides)
+        return rows, columns
+
+    def _first_pixel(self, position: jax.Array, axis: int, count: int, extent: Extent) -> jax.Array:
+        """First row (axis 0) or column (axis 1) of the window of a body at `position`, int32 []."""
+        low, high = extent
+        edge = position + low[axis] - arena.CAMERA_CENTRE[axis]
+        slope = jnp.minimum(edge / arena.CAMERA_HEIGHT, edge / (arena.CAMERA_HEIGHT - high[2]))
+        first = jnp.floor(slope / self._slope + self._middle[axis]).astype(jnp.int32)
+        return jnp.clip(first, 0, self.size - count)

@@ -1,0 +1,1 @@
+"""Entry points: thin programs that parse flags and hand over to `launch.runtime`."""

@@ -1,0 +1,1 @@
+"""What a run needs beside its algorithm: flags, drivers, run folder, logger, checkpoints and saved models."""

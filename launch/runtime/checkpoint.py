@@ -1,0 +1,197 @@
+"""Checkpoints of a whole run, written with orbax: learner, environments, counters, whatever tree the driver gives.
+
+A checkpoint is `<run folder>/checkpoints/<iteration>/`. It appears by a rename once it is complete, so a run killed
+at any moment, or a full disk, leaves the previous one usable. Every leaf carries a CRC-32 (orbax checks its own
+bookkeeping, not the values), so a damaged checkpoint is noticed and the one before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from launch.runtime import files, trees
+
+FOLDER = "checkpoints"
+# Names of a checkpoint that is being written and of one that is being removed; neither is a number.
+_PENDING, _REMOVED = "pending", "removed"
+
+
+class CheckpointError(OSError):
+    """A checkpoint or a model could not be written; what was there before is intact. The message is one line."""
+
+
+class _Damaged(Exception):
+    """A checkpoint cannot be read back as it was written."""
+
+
+class Checkpointer:
+    """Saves and restores the checkpoints of one run folder; the only writer there.
+
+    Args:
+        folder: The run folder.
+        keep: How many checkpoints stay (>= 1); older ones are removed after each save. With two, damage to the newest
+            costs one interval.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1 checkpoint, not {keep}")
+        self.folder = Path(folder).absolute() / FOLDER
+        self.keep = keep
+        self._damaged: set[int] = set()
+
+    def iterations(self) -> list[int]:
+        """Iterations of the checkpoints on disk, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdecimal())
+
+    def save(self, iteration: int, tree: Any, metadata: dict[str, Any]) -> None:
+        """Write a checkpoint, then remove those beyond `keep`.
+
+        Synchronous: when it returns, all bits are in the file, so the arrays may be donated.
+
+        Args:
+            iteration: Its number (>= 0); a checkpoint with this number is replaced. Ones with higher numbers are
+                removed: the run was resumed before them.
+            tree: Any tree of JAX arrays (typed keys too), NumPy arrays and numbers.
+            metadata: JSON object that comes back with the tree.
+
+        Raises:
+            CheckpointError: it could not be written (full disk, ...); the checkpoints before it are intact.
+        """
+        leaves = trees.named_leaves(tree)
+        arrays = {name: trees.to_host(leaf) for name, leaf in leaves.items()}
+        table = [[name, trees.describe(leaf), _checksum(arrays[name])] for name, leaf in leaves.items()]
+        record = json.loads(json.dumps({"metadata": metadata, "leaves": table}))
+        try:
+            self._clean()
+            _write(self.folder / _PENDING, list(arrays.values()), record)
+            self._swap_in(iteration)
+        except Exception as error:
+            self._clean()
+            raise CheckpointError(f"cannot save checkpoint {iteration} in {self.folder}: {_reason(error)}") from error
+        self._prune(iteration)
+
+    def restore(self, template: Any) -> tuple[Any, dict[str, Any]]:
+        """Read the newest checkpoint that is not damaged; a damaged one gets a warning and the one before it is tried.
+
+        Args:
+            template: A tree like the one saved (values are ignored, types, shapes and shardings are used).
+
+        Returns:
+            (tree, metadata), bit-equal to what was saved; JAX arrays placed as in the template.
+
+        Raises:
+            ValueError: there is no checkpoint, none can be read, or its leaves are not those of the template.
+        """
+        found = self.iterations()
+        if not found:
+            raise ValueError(f"there is no checkpoint in {self.folder}: the run ended before its first one")
+        for iteration in reversed(found):
+            try:
+                return _read(self.folder / str(iteration), template)
+            except _Damaged as damage:
+                self._damaged.add(iteration)
+                files.warn(f"checkpoint {iteration} in {self.folder} is damaged ({damage}); trying the one before it")
+        raise ValueError(f"no checkpoint in {self.folder} can be read: {', '.join(map(str, found))} are damaged")
+
+    def _swap_in(self, iteration: int) -> None:
+        final = self.folder / str(iteration)
+        if final.exists():
+            os.replace(final, self.folder / f"{_REMOVED}-{iteration}")
+        os.replace(self.folder / _PENDING, final)
+        self._damaged.discard(iteration)
+
+    def _prune(self, newest: int) -> None:
+        """Remove damaged checkpoints, ones of an abandoned future and ones beyond `keep`."""
+        found = self.iterations()
+        usable = [iteration for iteration in found if iteration <= newest and iteration not in self._damaged]
+        for iteration in set(found) - set(usable[-self.keep :]):
+            # Renamed first: a checkpoint that is half removed must not pass for a whole one.
+            os.replace(self.folder / str(iteration), self.folder / f"{_REMOVED}-{iteration}")
+        self._clean()
+
+    def _clean(self) -> None:
+        """Remove what an interrupted save or removal left behind."""
+        for pattern in (f"{_PENDING}*", f"{_REMOVED}*"):
+            for path in self.folder.glob(pattern):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _write(path: Path, arrays: list[np.ndarray], record: dict[str, Any]) -> None:
+    import orbax.checkpoint as ocp  # 0.5 s: only a run that saves pays for it
+
+    # orbax refuses arrays without elements and trees without leaves; the table alone brings the former back.
+    item = {str(number): array for number, array in enumerate(arrays) if array.size} or {"none": np.zeros(1)}
+    path.parent.mkdir(exist_ok=True)
+    with _quiet():
+        ocp.PyTreeCheckpointer().save(path, item, custom_metadata=record)
+
+
+def _read(path: Path, template: Any) -> tuple[Any, dict[str, Any]]:
+    try:
+        stored, record = _load(path)
+        table = [(str(name), str(kind), int(checksum)) for name, kind, checksum in record["leaves"]]
+        metadata = record["metadata"]
+    except Exception as error:
+        raise _Damaged(_reason(error)) from error
+    leaves = trees.named_leaves(template)
+    trees.check_leaves({name: kind for name, kind, _ in table}, leaves, f"checkpoint {path}")
+    values = {}
+    for number, (name, _, checksum) in enumerate(table):
+        shape, dtype = trees.stored_form(leaves[name])
+        value = stored.pop(str(number)) if str(number) in stored else np.zeros(shape, dtype)
+        if value.shape != shape or value.dtype != dtype or _checksum(value) != checksum:
+            raise _Damaged(f"the checksum of '{name}' is wrong")
+        values[name] = trees.from_host(leaves[name], value)
+    return jax.tree.unflatten(jax.tree.structure(template), [values[name] for name in leaves]), metadata
+
+
+def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    import orbax.checkpoint as ocp
+
+    with _quiet():
+        checkpointer = ocp.PyTreeCheckpointer()
+        record = checkpointer.metadata(path).custom_metadata
+        names = [str(n) for n, (_, kind, _) in enumerate(record["leaves"]) if not trees.is_empty(kind)] or ["none"]
+        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)), record
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep orbax from printing the traceback of an error that is reported in one line."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _reason(error: Exception) -> str:
+    """One short line for an exception of orbax or the system."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code:
+        return os.strerror(int(code[1]))
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

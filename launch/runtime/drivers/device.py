@@ -1,0 +1,236 @@
+"""Device driver: environments, acting and learning inside one compiled program, vmapped over runs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from agents.types import Agent, AgentState, Clock, Transition
+from envs.device.batch import BatchEnv
+from launch.runtime.drivers.common import (
+    ENVIRONMENT,
+    EVALUATION,
+    INIT,
+    TRAINING,
+    Chunk,
+    Episodes,
+    clip_action,
+    over_runs,
+    run_keys,
+    tree_bytes,
+)
+
+EPISODE_RECORD_BYTES = 64 * 2**20  # a chunk's record of episode ends stays below this
+
+
+class Run(NamedTuple):
+    """Everything that one run consists of."""
+
+    agent: AgentState
+    env: Any
+    obs: jax.Array
+    returns: jax.Array  # of the episodes under way, float32 [N]
+    lengths: jax.Array  # int32 [N]
+
+
+class Report(NamedTuple):
+    """What one iteration reports."""
+
+    metrics: dict[str, jax.Array]
+    steps: jax.Array  # int32 []
+    ended: jax.Array  # bool [T, N]
+    returns: jax.Array  # of episodes that ended, float32 [T, N]
+    lengths: jax.Array  # int32 [T, N]
+
+
+class DeviceDriver:
+    """Trains K runs on device environments.
+
+    Args:
+        env: Device environment (no batch axis).
+        agent: The algorithm.
+        hyper: Hyperparameters, float32 leaves [K].
+        seeds: Run seeds [K].
+        iterations: Planned number of iterations; sets the clock's progress.
+        max_chunk: Most iterations that one call of `run` plays.
+    """
+
+    def __init__(
+        self, env: Any, agent: Agent, hyper: Any, seeds: np.ndarray, iterations: int, max_chunk: int = 64
+    ) -> None:
+        self.spec, self.agent, self.hyper = env.spec, agent, hyper
+        self.num_runs = len(seeds)
+        self.iteration = 0
+        traits = agent.traits
+        record = 9 * self.num_runs * traits.rollout_length * traits.num_envs
+        self.max_chunk = max(1, min(max_chunk, iterations, EPISODE_RECORD_BYTES // record))
+        self._env = env
+        self._batch_env = BatchEnv(env, auto_reset=not traits.fresh_episodes)
+        self._progress_per_iteration = np.float32(1.0 / iterations)
+        self._keys = run_keys(seeds)
+        self._chunk = jax.jit(over_runs(self._play_chunk, self.num_runs, (0, 0, 0, None, None, None)), donate_argnums=0)
+        self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)))
+        self._evaluators: dict[tuple[int, bool], Any] = {}
+        self._shard()
+        self._run: Run | None = None
+
+    @property
+    def state(self) -> Run:
+        """The runs, leaves [K, ...]; started on first use."""
+        if self._run is None:
+            self._run = self._init(self._keys, self.hyper)
+        return self._run
+
+    def run(self, count: int) -> Chunk:
+        """Play and learn for at most `count` iterations; see Driver.run."""
+        count = min(count, self.max_chunk)
+        run, reports = self._chunk(
+            self.state, self._keys, self.hyper, np.int32(self.iteration), np.int32(count), self._progress_per_iteration
+        )
+        self._run = run
+        self.iteration += count
+        reports = jax.tree.map(lambda x: np.asarray(x)[:, :count], reports)
+        return Chunk(
+            metrics={name: values.T for name, values in reports.metrics.items()},
+            steps=reports.steps.T.astype(np.int64),
+            episodes=_episodes(reports),
+        )
+
+    def evaluate(self, episodes: int, seed: int, explore: bool = False, acting: Any = None) -> np.ndarray:
+        """Play `episodes` whole episodes per run; see Driver.evaluate."""
+        agent = self.state.agent if acting is None else self.state.agent._replace(acting=acting)
+        if (episodes, explore) not in self._evaluators:
+            play = partial(self._play_episodes, episodes=episodes, explore=explore)
+            self._evaluators[episodes, explore] = jax.jit(over_runs(play, self.num_runs, (0, None)))
+        return np.asarray(self._evaluators[episodes, explore](agent, jax.random.key(seed)))
+
+    def acting(self) -> Any:
+        """The policies, leaves [K, ...]."""
+        return self.state.agent.acting
+
+    def adopt(self, acting: Any) -> None:
+        """Play with these policies, leaves [K, ...], from now on."""
+        run = self.state
+        self._run = run._replace(agent=run.agent._replace(acting=jax.device_put(acting, self._sharding)))
+
+    def checkpoint(self) -> Any:
+        """All that a run consists of, so that a resumed run is bit-equal to an uninterrupted one."""
+        return {"run": self.state, "iteration": np.int64(self.iteration)}
+
+    def restore(self, tree: Any) -> None:
+        """Continue from a checkpoint."""
+        self._run = jax.device_put(tree["run"], self._sharding)
+        self.iteration = int(tree["iteration"])
+
+    def memory(self) -> int:
+        """Bytes of the runs, one batch of experience each, and a chunk's record."""
+        run = jax.eval_shape(self._init, self._keys, self.hyper)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), run)
+        _, batch, _ = jax.eval_shape(self._rollout, one, jax.eval_shape(lambda: jax.random.key(0)))
+        traits = self.agent.traits
+        record = 9 * self.max_chunk * traits.rollout_length * traits.num_envs
+        return tree_bytes(run) + self.num_runs * (tree_bytes(batch) + record)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _shard(self) -> None:
+        """Spread the run axis over all devices where it divides evenly."""
+        devices = jax.local_devices()
+        if self.num_runs % len(devices):
+            devices = devices[:1]
+        self._sharding = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
+        self._keys, self.hyper = jax.device_put((self._keys, self.hyper), self._sharding)
+
+    def _env_keys(self, key: jax.Array, iteration: jax.Array | int) -> jax.Array:
+        """Each environment's own key [N]; evolution starts each iteration from new ones."""
+        base = jax.random.fold_in(jax.random.fold_in(key, ENVIRONMENT), iteration)
+        return jax.vmap(partial(jax.random.fold_in, base))(jnp.arange(self.agent.traits.num_envs))
+
+    def _start(self, key: jax.Array, hyper: Any) -> Run:
+        num_envs = self.agent.traits.num_envs
+        agent = self.agent.init(jax.random.fold_in(key, INIT), hyper)
+        env, obs = self._batch_env.reset(self._env_keys(key, 0))
+        return Run(agent, env, obs, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
+
+    def _play_chunk(
+        self, run: Run, key: jax.Array, hyper: Any, start: jax.Array, count: jax.Array, per_iteration: jax.Array
+    ) -> tuple[Run, Report]:
+        """`count` iterations into buffers of `max_chunk`, so that a shorter last chunk needs no compilation."""
+        step = partial(self._iterate, key=key, hyper=hyper)
+        shape = jax.eval_shape(step, run, Clock(start, per_iteration))[1]
+        buffers = jax.tree.map(lambda x: jnp.zeros((self.max_chunk, *x.shape), x.dtype), shape)
+
+        def body(i: jax.Array, carry: tuple[Run, Report]) -> tuple[Run, Report]:
+            run, buffers = carry
+            iteration = start + i
+            run, report = step(run, Clock(iteration, jnp.minimum(iteration * per_iteration, 1.0)))
+            return run, jax.tree.map(lambda buffer, x: buffer.at[i].set(x), buffers, report)
+
+        return jax.lax.fori_loop(0, count, body, (run, buffers))
+
+    def _iterate(self, run: Run, clock: Clock, *, key: jax.Array, hyper: Any) -> tuple[Run, Report]:
+        """One rollout and one update."""
+        if self.agent.traits.fresh_episodes:
+            env, obs = self._batch_env.reset(self._env_keys(key, clock.iteration))
+            run = run._replace(env=env, obs=obs, returns=jnp.zeros_like(run.returns), lengths=run.lengths * 0)
+        act_key, update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), clock.iteration))
+        run, batch, record = self._rollout(run, act_key)
+        agent, metrics = self.agent.update(run.agent, batch, update_key, hyper, clock)
+        ended, returns, lengths, played = record
+        return run._replace(agent=agent), Report(metrics, jnp.sum(played), ended, returns, lengths)
+
+    def _rollout(self, run: Run, key: jax.Array) -> tuple[Run, Transition, tuple]:
+        """T steps of N environments."""
+        traits = self.agent.traits
+
+        def step(carry: tuple, key: jax.Array) -> tuple:
+            env, obs, returns, lengths, alive = carry
+            action, extras = self.agent.act(run.agent, obs, key, True)
+            env, result = self._batch_env.step(env, clip_action(self.spec, action))
+            seen = (obs, result.next_obs) if traits.keep_obs else ((), ())
+            row = Transition(seen[0], action, result.reward, result.terminated, result.truncated, seen[1], extras)
+            done = result.terminated | result.truncated
+            returns, lengths = returns + result.reward, lengths + alive
+            record = (done, returns, lengths, jnp.sum(alive))
+            keep = ~done
+            alive = alive & keep if traits.fresh_episodes else alive
+            return (env, result.obs, returns * keep, lengths * keep, alive), (row, record)
+
+        carry = (run.env, run.obs, run.returns, run.lengths, jnp.ones(traits.num_envs, bool))
+        carry, (batch, record) = jax.lax.scan(step, carry, jax.random.split(key, traits.rollout_length))
+        return Run(run.agent, *carry[:4]), batch, record
+
+    def _play_episodes(self, agent: AgentState, key: jax.Array, *, episodes: int, explore: bool) -> jax.Array:
+        """Returns [episodes] of one episode in each of as many environments; stops when the last has ended."""
+        env = BatchEnv(self._env, auto_reset=False)
+        key = jax.random.fold_in(key, EVALUATION)
+        state, obs = env.reset(jax.random.split(key, episodes))
+        limit = self.spec.max_episode_steps
+
+        def unfinished(carry: tuple) -> jax.Array:
+            step, _, _, _, alive = carry
+            return jnp.any(alive) & (step < limit)
+
+        def step(carry: tuple) -> tuple:
+            i, state, obs, returns, alive = carry
+            action, _ = self.agent.act(agent, obs, jax.random.fold_in(key, i), explore)
+            state, result = env.step(state, clip_action(self.spec, action))
+            returns = returns + jnp.where(alive, result.reward, 0.0)
+            return i + 1, state, result.obs, returns, alive & ~(result.terminated | result.truncated)
+
+        carry = (jnp.int32(0), state, obs, jnp.zeros(episodes), jnp.ones(episodes, bool))
+        return jax.lax.while_loop(unfinished, step, carry)[3]
+
+
+def _episodes(reports: Report) -> Episodes:
+    """Compress the [K, I, T, N] record to the episodes that ended, in order of time."""
+    ended = reports.ended.transpose(1, 2, 3, 0)  # iteration, step, environment, run
+    iteration, step, rank, run = np.nonzero(ended)
+    at = (run, iteration, step, rank)
+    return Episodes(run, rank, reports.returns[at], reports.lengths[at])

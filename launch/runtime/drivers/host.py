@@ -1,0 +1,323 @@
+"""Host driver: environments in worker processes, the same jitted `act` and `update`, K runs in one pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents.types import Agent, AgentState, Clock, Transition
+from envs.types import Spec
+from launch.runtime.drivers.common import (
+    EVALUATION,
+    INIT,
+    TRAINING,
+    Chunk,
+    Episodes,
+    clip_action,
+    over_runs,
+    run_keys,
+    tree_bytes,
+)
+
+EVALUATION_SEED = 2**31  # evaluation environments draw from seeds that no training run uses
+NO_LIMIT = 100_000  # steps after which an evaluation episode without a limit is given up
+
+
+class Pool(Protocol):
+    """What the driver needs of a pool of environments; `envs.host.vector.VectorPool` is one."""
+
+    spec: Spec
+    num_envs: int
+    groups: list[np.ndarray]
+
+    def reset(self) -> np.ndarray:
+        """Begin a new episode everywhere; returns observations [num_envs, ...]."""
+
+    def send(self, group: int, actions: np.ndarray, active: np.ndarray | None = None) -> None:
+        """Step a group; returns at once."""
+
+    def receive(self, group: int) -> Any:
+        """Wait for the group's results."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
+# (seeds [(run seed, index)], groups or None, auto_reset) -> pool
+PoolFactory = Callable[[Sequence[tuple[int, int]], Sequence[Sequence[int]] | None, bool], Pool]
+
+
+class HostDriver:
+    """Trains K runs on K x N environments in worker processes.
+
+    The environments of a run are split in two groups: while the policy acts for one, the other simulates.
+
+    Args:
+        make_pool: Builds a worker pool.
+        spec: Its environments' spec.
+        agent: The algorithm.
+        hyper: Hyperparameters, float32 leaves [K].
+        seeds: Run seeds [K].
+        iterations: Planned number of iterations; sets the clock's progress.
+        num_groups: 2 to overlap acting and simulating, 1 not to.
+    """
+
+    def __init__(
+        self,
+        make_pool: PoolFactory,
+        spec: Spec,
+        agent: Agent,
+        hyper: Any,
+        seeds: np.ndarray,
+        iterations: int,
+        num_groups: int = 2,
+    ) -> None:
+        self.spec, self.agent, self.hyper = spec, agent, hyper
+        self.num_runs, self._seeds, self._make_pool = len(seeds), seeds, make_pool
+        self.iteration = 0
+        traits = agent.traits
+        self._per_iteration = np.float32(1.0 / iterations)
+        self._keys = run_keys(seeds)
+        runs = self.num_runs
+        self._init = jax.jit(over_runs(self._start, runs, (0, 0)))
+        self._act = jax.jit(over_runs(self._act_one, runs, (0, 0, 0, None, None)))
+        self._update = jax.jit(over_runs(self._update_one, runs, (0, 0, 0, 0, None, None)), donate_argnums=0)
+        self._eval_act = {
+            explore: jax.jit(over_runs(self._evaluation_act(explore), runs, (0, 0, None, None)))
+            for explore in (False, True)
+        }
+        self._agent_state: AgentState | None = None
+        # Environment k * N + i is environment i of run k; group g holds every num_groups-th i of each run.
+        index = np.arange(runs * traits.num_envs).reshape(runs, traits.num_envs)
+        # Evolution maps environments to members by position, so it acts for all of them at once.
+        num_groups = 1 if traits.fresh_episodes else min(num_groups, traits.num_envs)
+        self._ranks = [np.arange(traits.num_envs)[g::num_groups] for g in range(num_groups)]
+        self._groups = [index[:, ranks].reshape(-1) for ranks in self._ranks]
+        self._pool: Pool | None = None
+        self._eval_pool: tuple[int, Pool] | None = None
+        self._obs: list[np.ndarray] = []
+        self._buffers: Transition | None = None
+        self._returns = np.zeros((runs, traits.num_envs))
+        self._lengths = np.zeros((runs, traits.num_envs), np.int64)
+
+    @property
+    def state(self) -> AgentState:
+        """The learners, leaves [K, ...]; started on first use."""
+        if self._agent_state is None:
+            self._agent_state = self._init(self._keys, self.hyper)
+        return self._agent_state
+
+    def run(self, count: int) -> Chunk:
+        """Play and learn for one iteration, however many were asked for: a rollout is long enough; see Driver.run."""
+        del count
+        iteration = np.int32(self.iteration)
+        fresh = self.agent.traits.fresh_episodes
+        if self._pool is None or fresh:
+            self._begin_episodes()
+        steps, episodes = self._rollout(iteration)
+        self._agent_state, metrics = self._update(
+            self.state, self._buffers, self._keys, self.hyper, iteration, self._per_iteration
+        )
+        self.iteration += 1
+        return Chunk({name: np.asarray(value)[None] for name, value in metrics.items()}, steps[None], episodes)
+
+    def evaluate(self, episodes: int, seed: int, explore: bool = False, acting: Any = None) -> np.ndarray:
+        """Play `episodes` whole episodes per run in a pool of their own; see Driver.evaluate.
+
+        Every environment plays the same number of episodes, so that short episodes are not over-represented.
+        """
+        state = self.state if acting is None else self.state._replace(acting=acting)
+        num_envs = min(episodes, 8)
+        pool = self._evaluation_pool(num_envs, seed)
+        shape = (self.num_runs, num_envs)
+        key = jax.random.key(seed)
+        result: list[np.ndarray] = []
+        for _ in range(-(-episodes // num_envs)):
+            obs = pool.reset()
+            returns, alive = np.zeros(shape, np.float32), np.ones(shape, bool)
+            for step in range(self.spec.max_episode_steps or NO_LIMIT):
+                action = self._eval_act[explore](state, obs.reshape(*shape, *obs.shape[1:]), key, np.int32(step))
+                action = clip_action(self.spec, np.asarray(action), np)
+                pool.send(0, action.reshape(-1, *self.spec.action_shape), alive.reshape(-1))
+                out = pool.receive(0)
+                obs = out.obs
+                returns += np.where(alive, out.reward.reshape(shape), 0.0)
+                alive &= ~(out.terminated | out.truncated).reshape(shape)
+                if not alive.any():
+                    break
+            result.append(returns)
+        return np.concatenate(result, axis=1)[:, :episodes]
+
+    def acting(self) -> Any:
+        """The policies, leaves [K, ...]."""
+        return self.state.acting
+
+    def adopt(self, acting: Any) -> None:
+        """Play with these policies, leaves [K, ...], from now on."""
+        self._agent_state = self.state._replace(acting=jax.device_put(acting))
+
+    def checkpoint(self) -> Any:
+        """The learners. Simulators cannot be saved: a resumed run begins new episodes."""
+        return {"agent": self.state, "iteration": np.int64(self.iteration)}
+
+    def restore(self, tree: Any) -> None:
+        """Continue from a checkpoint."""
+        self._agent_state = jax.device_put(tree["agent"])
+        self.iteration = int(tree["iteration"])
+
+    def memory(self) -> int:
+        """Bytes of the learners and one batch of experience."""
+        state = jax.eval_shape(self._init, self._keys, self.hyper)
+        traits = self.agent.traits
+        obs = int(np.prod(self.spec.obs_shape)) * np.dtype(self.spec.obs_dtype).itemsize
+        row = 6 + 4 * int(np.prod(self.spec.action_shape)) + 2 * obs * traits.keep_obs
+        return tree_bytes(state) + self.num_runs * traits.rollout_length * traits.num_envs * row
+
+    def close(self) -> None:
+        """End all workers."""
+        for pool in (self._pool, self._eval_pool[1] if self._eval_pool else None):
+            if pool is not None:
+                pool.close()
+        self._pool, self._eval_pool = None, None
+
+    def _start(self, key: jax.Array, hyper: Any) -> AgentState:
+        return self.agent.init(jax.random.fold_in(key, INIT), hyper)
+
+    def _act_one(
+        self, state: AgentState, obs: jax.Array, key: jax.Array, iteration: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Act with the same key as the device driver does at this iteration and step (of group 0)."""
+        act_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[0]
+        keys = jax.random.split(act_key, self.agent.traits.rollout_length * len(self._groups))
+        return self.agent.act(state, obs, keys[step], True)
+
+    def _update_one(
+        self,
+        state: AgentState,
+        batch: Transition,
+        key: jax.Array,
+        hyper: Any,
+        iteration: jax.Array,
+        per_iteration: jax.Array,
+    ) -> tuple[AgentState, dict[str, jax.Array]]:
+        update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[1]
+        clock = Clock(iteration, jnp.minimum(iteration * per_iteration, 1.0))
+        return self.agent.update(state, batch, update_key, hyper, clock)
+
+    def _evaluation_act(self, explore: bool) -> Callable[..., jax.Array]:
+        def act(state: AgentState, obs: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+            key = jax.random.fold_in(jax.random.fold_in(key, EVALUATION), step)
+            return self.agent.act(state, obs, key, explore)[0]
+
+        return act
+
+    def _begin_episodes(self) -> None:
+        """Reset every environment, starting the pool if need be."""
+        if self._pool is None:
+            num_envs = self.agent.traits.num_envs
+            seeds = [(int(seed), i) for seed in self._seeds for i in range(num_envs)]
+            self._pool = self._make_pool(seeds, self._groups, not self.agent.traits.fresh_episodes)
+        obs = self._pool.reset()
+        self._obs = [obs[group] for group in self._groups]
+        self._returns[:], self._lengths[:] = 0.0, 0
+
+    def _evaluation_pool(self, num_envs: int, seed: int) -> Pool:
+        """A pool whose episodes depend on `seed` alone, the same for every run."""
+        if self._eval_pool is not None:
+            self._eval_pool[1].close()
+        seeds = [(EVALUATION_SEED + seed, i) for _ in range(self.num_runs) for i in range(num_envs)]
+        pool = self._make_pool(seeds, None, False)
+        self._eval_pool = (num_envs, pool)
+        return pool
+
+    def _rollout(self, iteration: np.int32) -> tuple[np.ndarray, Episodes]:
+        """Fill the buffers with T steps; returns steps played [K] and the episodes that ended."""
+        traits, runs = self.agent.traits, self.num_runs
+        pool, state = self._pool, self.state
+        assert pool is not None
+        alive = np.ones((runs, traits.num_envs), bool)
+        ended: list[tuple[np.ndarray, ...]] = []
+        steps = np.zeros(runs, np.int64)
+
+        def act(group: int, t: int) -> None:
+            ranks = self._ranks[group]
+            obs = self._obs[group].reshape(runs, len(ranks), *self.spec.obs_shape)
+            key_index = np.int32(t * len(self._groups) + group)
+            action, extras = self._act(state, obs, self._keys, iteration, key_index)
+            action = np.asarray(action)
+            sent = clip_action(self.spec, action, np).reshape(-1, *self.spec.action_shape)
+            pool.send(group, sent, alive[:, ranks].reshape(-1) if traits.fresh_episodes else None)
+            self._store(t, ranks, obs, action, extras)
+
+        for group in range(len(self._groups)):
+            act(group, 0)
+        for t in range(traits.rollout_length):
+            for group, ranks in enumerate(self._ranks):
+                out = pool.receive(group)
+                self._obs[group] = out.obs.copy()
+                steps += alive[:, ranks].sum(axis=1)
+                self._record(t, ranks, out, alive, ended)
+                if t + 1 < traits.rollout_length and (not traits.fresh_episodes or alive[:, ranks].any()):
+                    act(group, t + 1)
+            if traits.fresh_episodes and not alive.any():
+                break
+        columns = [np.concatenate(column) for column in zip(*ended, strict=True)] if ended else [np.empty(0, int)] * 4
+        return steps, Episodes(*columns)
+
+    def _store(self, t: int, ranks: np.ndarray, obs: np.ndarray, action: np.ndarray, extras: dict) -> None:
+        """Write what was seen and chosen at step t."""
+        buffers = self._allocated(action, extras)
+        if self.agent.traits.keep_obs:
+            buffers.obs[:, t, ranks] = obs
+        buffers.action[:, t, ranks] = action
+        for name, value in extras.items():
+            buffers.extras[name][:, t, ranks] = np.asarray(value)
+
+    def _record(self, t: int, ranks: np.ndarray, out: Any, alive: np.ndarray, ended: list) -> None:
+        """Write a group's results of step t and keep the episode statistics."""
+        buffers, shape = self._buffers, (self.num_runs, len(ranks))
+        assert buffers is not None
+        reward = out.reward.reshape(shape)
+        terminated, truncated = out.terminated.reshape(shape), out.truncated.reshape(shape)
+        buffers.reward[:, t, ranks] = reward
+        buffers.terminated[:, t, ranks] = terminated
+        buffers.truncated[:, t, ranks] = truncated
+        if self.agent.traits.keep_obs:
+            buffers.next_obs[:, t, ranks] = out.next_obs.reshape(*shape, *self.spec.obs_shape)
+        self._returns[:, ranks] += np.where(alive[:, ranks], reward, 0.0)
+        self._lengths[:, ranks] += alive[:, ranks]
+        done = terminated | truncated
+        if done.any():
+            run, column = np.nonzero(done)
+            rank = ranks[column]
+            ended.append((run, rank, self._returns[run, rank], self._lengths[run, rank]))
+            self._returns[run, rank], self._lengths[run, rank] = 0.0, 0
+            if self.agent.traits.fresh_episodes:
+                alive[run, rank] = False
+
+    def _allocated(self, action: np.ndarray, extras: dict) -> Transition:
+        """The rollout buffers [K, T, N, ...], allocated on first use."""
+        if self._buffers is None:
+            traits = self.agent.traits
+            lead = (self.num_runs, traits.rollout_length, traits.num_envs)
+
+            def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+                return np.zeros((*lead, *shape), dtype)
+
+            def observations() -> Any:
+                return zeros(self.spec.obs_shape, self.spec.obs_dtype) if traits.keep_obs else ()
+
+            self._buffers = Transition(
+                obs=observations(),
+                action=zeros(self.spec.action_shape, action.dtype),
+                reward=zeros((), np.float32),
+                terminated=zeros((), bool),
+                truncated=zeros((), bool),
+                next_obs=observations(),
+                extras={name: zeros(value.shape[2:], value.dtype) for name, value in extras.items()},
+            )
+        return self._buffers

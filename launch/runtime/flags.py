@@ -1,0 +1,213 @@
+"""Flags of `launch/train.py`: the common ones, then those of the chosen algorithm, parsed strictly and checked.
+
+Nothing heavy is imported by `--help` or by a parse: jax, pybullet and wandb come after the command line is accepted.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from agents.registry import registered_rl
+from launch.runtime.algorithm_flags import (
+    add_algorithm_flags,
+    check_options,
+    explain_unknown,
+    read_hyperparam,
+    read_sweep,
+)
+from launch.runtime.errors import HelpRequested, UsageError, hint
+from launch.runtime.flag_parser import FlagParser, UnknownFlag, peek
+from launch.runtime.validation import MAX_PORT, check_arguments
+
+DEFAULT_ALGO = "ppo2"
+SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position")
+_USAGE = "python launch/train.py [--flag value ...]"
+_DESCRIPTION = (
+    "Train a reinforcement-learning or evolution algorithm on a robotics task. Flags may be written with dashes or "
+    "underscores and with a space or = before the value; --noflag switches a boolean flag off. `--algo NAME --help` "
+    "shows the options of another algorithm."
+)
+# What a resumed run may change: nothing that decides what is computed.
+_FREE_ON_RESUME = {"resume", "num_workers", "no_vis", "wandb_project", "wandb_mode", "port", "verbose"}
+_FIXED_ON_RESUME = ("num_seeds", "sweep", "hyperparam", "load_rl_model_path")
+
+
+def parse_train_args(argv: Sequence[str]) -> Namespace:
+    """Parse and check the command line of `launch/train.py` (without the program name).
+
+    Returns:
+        All flags by underscored name, with `hyperparam` as {name: value}, `sweep` as {name: [value, ...]}, `simulator`
+        resolved, and `run_folder`, which is None until the training has created its folder. With `--resume DIR` the
+        values are those of the saved run.
+
+    Raises:
+        UsageError: The command line cannot be carried out.
+        HelpRequested: It asks for help.
+    """
+    folder, algo = peek(argv, "--resume"), peek(argv, "--algo")
+    saved = _saved_args(folder) if folder else {}
+    algo = saved.get("algo", DEFAULT_ALGO) if algo is None else algo
+    if algo == "":
+        raise UsageError("--algo needs a value")
+    if algo not in registered_rl:
+        raise UsageError(f"unknown algorithm {algo}{hint(algo, registered_rl)}")
+    parser = common_flags()
+    own = add_algorithm_flags(parser, algo)
+    if {"-h", "--help"} & set(argv):  # before the strict parse: help helps with the rest of the line too
+        raise HelpRequested(parser.format_help())
+    try:
+        args = parser.parse(argv)
+    except UnknownFlag as error:
+        raise explain_unknown(error, algo) from None
+    if args.help:
+        raise HelpRequested(parser.format_help())
+    if saved:
+        _restore(args, saved, parser)
+    else:
+        args.hyperparam = read_hyperparam(args, parser, own)
+        args.sweep = read_sweep(args, parser)
+        args.simulator = args.simulator or ("jax" if args.env.startswith("brax/") else "pybullet")
+    del args.help
+    args.run_folder = None
+    check_options(args)
+    check_arguments(args)
+    return args
+
+
+def common_flags() -> FlagParser:
+    """Return a parser with the flags that every algorithm shares."""
+    parser = FlagParser(_USAGE, _DESCRIPTION)
+    with parser.group("Task"):
+        _add_task_flags(parser)
+    with parser.group("Training"):
+        _add_training_flags(parser)
+    with parser.group("Evaluation"):
+        _add_evaluation_flags(parser)
+    with parser.group("Records"):
+        _add_record_flags(parser)
+    return parser
+
+
+def _add_task_flags(parser: FlagParser) -> None:
+    """Declare what is learned, where, and from which observation."""
+    add = parser.add_argument
+    add("--algo", default=DEFAULT_ALGO, choices=tuple(registered_rl), metavar="NAME", help="Learner.")
+    add(
+        "--env",
+        default="KukaButtonGymEnv-v0",
+        metavar="ID",
+        help="Environment: one of the toolbox's, any Gymnasium id, or brax/NAME.",
+    )
+    add(
+        "--simulator",
+        choices=("pybullet", "jax"),
+        metavar="NAME",
+        help="pybullet is the reference, in worker processes (Gymnasium ids too); jax is the environment's twin on the "
+        "accelerator. Without this flag: jax for brax/NAME, else pybullet",
+    )
+    add("--srl-model", default="ground_truth", choices=SRL_MODELS, metavar="NAME", help="What is observed.")
+    add("-c", "--continuous", "--continuous-actions", action="store_true", help="Continuous actions.")
+    add(
+        "-joints",
+        "--joints",
+        "--action-joints",
+        action="store_true",
+        help="Actions move the arm's joints, not its hand (Kuka with -c).",
+    )
+    add("-r", "--random-target", action="store_true", help="A new target position in every episode.")
+    add("--shape-reward", action="store_true", help="Dense reward: the distance to the target counts.")
+    add("--action-repeat", type=int, default=1, minimum=1, help="Physics steps per action (Kuka).")
+    add("--num-stack", type=int, default=1, minimum=1, help="Frames stacked into one observation.")
+    add("--multi-view", action="store_true", help="Add the second camera to raw_pixels (Kuka).")
+    add("--fpv", action="store_true", help="Add the robot's own camera to raw_pixels (mobile robot).")
+    add("--image-size", type=int, default=224, minimum=1, maximum=1024, help="Side of a picture in pixels.")
+    add("--srl-config-file", default="config/srl_models.yaml", metavar="FILE", help="Paths of learned representations.")
+    add("--latest", action="store_true", help="Use the environment's newest learned representation.")
+
+
+def _add_training_flags(parser: FlagParser) -> None:
+    """Declare how long, with which seeds and hyperparameters, and from where."""
+    add = parser.add_argument
+    add("--num-timesteps", type=int, default=1_000_000, minimum=1, help="Environment steps of one run, all counted.")
+    add("--seed", type=int, default=0, minimum=0, maximum=2**32 - 1, help="Seed of the (first) run.")
+    add("--num-seeds", type=int, default=1, minimum=1, metavar="K", help="Train K runs at once: seed, seed + 1, ...")
+    add(
+        "--hyperparam",
+        nargs="+",
+        metavar="NAME:VALUE",
+        help="Set options of the algorithm; the same as its flags.",
+    )
+    add(
+        "--sweep",
+        nargs="+",
+        metavar="NAME:V1,V2",
+        help="Train one run per combination of these values (times --num-seeds), all at once.",
+    )
+    add("--num-workers", type=int, default=0, minimum=0, help="Simulation processes; 0 is one per processor core.")
+    add("--load-rl-model-path", metavar="DIR", help="Start from the policy in this model folder.")
+    add("--resume", metavar="DIR", help="Continue the run in this folder, with the flags it was begun with.")
+
+
+def _add_evaluation_flags(parser: FlagParser) -> None:
+    """Declare when a policy is evaluated and which one is kept."""
+    add = parser.add_argument
+    add("--eval-every", type=int, default=0, minimum=0, help="Steps between evaluations; 0 is a tenth of the budget.")
+    add("--eval-episodes", type=int, default=20, minimum=1, help="Episodes of an evaluation during training.")
+    add("--final-eval-episodes", type=int, default=100, minimum=1, help="Episodes of the evaluation at the end.")
+    add("--min-episodes-save", type=int, default=100, minimum=0, help="Episodes before a best policy is saved.")
+
+
+def _add_record_flags(parser: FlagParser) -> None:
+    """Declare where results go."""
+    add = parser.add_argument
+    add("--log-dir", default="logs/", metavar="DIR", help="Root of the run folders.")
+    add("--checkpoint-every", type=int, default=0, minimum=0, help="Steps between checkpoints; 0 is as --eval-every.")
+    add("--episode-window", type=int, default=40, minimum=1, help="Episodes in the running mean of the return.")
+    add("--no-vis", action="store_true", help="No wandb.")
+    add("--wandb-project", default="srl-jax", metavar="NAME", help="wandb project.")
+    add(
+        "--wandb-mode",
+        default="auto",
+        choices=("auto", "online", "offline", "disabled"),
+        metavar="MODE",
+        help="auto is online where a key is configured, else offline.",
+    )
+    add("--port", type=int, default=8097, minimum=0, maximum=MAX_PORT, help="Accepted for old scripts: visdom's port.")
+    add("-v", "--verbose", action="store_true", help="Say more, and show where an error came from.")
+    add("-h", "--help", action="store_true", help="Show this text.")
+
+
+def _saved_args(folder: str) -> dict[str, Any]:
+    """Read the flags that a run folder was begun with.
+
+    Raises:
+        ValueError: It is not a run folder, or its files are damaged.
+    """
+    from launch.runtime.run_folder import read_run  # here because it needs NumPy, which --help does not
+
+    saved = read_run(folder).args
+    if saved.get("algo") not in registered_rl:
+        raise UsageError(f"--resume={folder}: its algorithm {saved.get('algo')!r} does not exist")
+    return saved
+
+
+def _restore(args: Namespace, saved: dict[str, Any], parser: FlagParser) -> None:
+    """Replace the values of `args` by those of a saved run, except what a resumed run may change and was given.
+
+    Raises:
+        ValueError: A given flag differs from the saved run, or may not be given with --resume at all.
+    """
+    from launch.runtime.run_folder import compare_args
+
+    for name in _FIXED_ON_RESUME:
+        if name in parser.given:
+            raise UsageError(f"{parser[name].option.flag} cannot be given with --resume: the saved run has its own")
+    compare_args(saved, {name: getattr(args, name) for name in parser.given}, ignore=_FREE_ON_RESUME)
+    for name in parser.names:
+        if name not in saved or (name in _FREE_ON_RESUME and name in parser.given):
+            continue
+        value = saved[name]
+        keep = value is None or parser[name].many  # no value, or a dict that was checked when the run began
+        setattr(args, name, value if keep else parser[name].read(value))

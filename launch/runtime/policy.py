@@ -1,0 +1,129 @@
+"""From a run folder or a model folder back to a policy that plays."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agents.base_classes import JaxAlgorithm
+from agents.registry import algorithm_class, registered_rl
+from agents.types import Agent
+from envs.make import EnvOptions
+from envs.types import Box, Discrete, Spec
+from launch.runtime.model import BEST, FINAL, INFO_FILE, load_model, read_info, save_model
+from launch.runtime.sweep import Plan
+
+
+def model_info(algo: str, config: Any, runs: Plan, options: EnvOptions, spec: Spec) -> dict[str, Any]:
+    """Describe a model so that `load_policy` can rebuild its networks; JSON-safe."""
+    return {
+        "algo": algo,
+        "config": dataclasses.asdict(config),
+        "hyper": {name: values.tolist() for name, values in runs.hyper.items()},
+        "runs": runs.labels,
+        "env": dataclasses.asdict(options),
+        "spec": {**dataclasses.asdict(spec), "discrete": isinstance(spec.action, Discrete)},
+    }
+
+
+def find_model(path: str | Path, which: str | None = None) -> Path:
+    """Find the model folder in a run folder or below it: best where there is one, else final.
+
+    Args:
+        path: A run folder, its `<algo>_model` folder, or a model folder.
+        which: "best" or "final" to insist on one.
+
+    Raises:
+        ValueError: There is none.
+    """
+    path = Path(path)
+    if (path / INFO_FILE).is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a run folder or a model folder")
+    for name in (which,) if which else (BEST, FINAL):
+        for candidate in (path / name, *sorted(path.glob(f"*_model/{name}"))):
+            if (candidate / INFO_FILE).is_file():
+                return candidate
+    wanted = which or "saved"
+    raise ValueError(f"{path} has no {wanted} model: the run ended before its first evaluation or is not a run folder")
+
+
+def read_spec(info: dict[str, Any]) -> Spec:
+    """Rebuild the spec that a model was trained for."""
+    fields = dict(info["spec"])
+    action = fields.pop("action")
+    kind = Discrete(action["n"]) if fields.pop("discrete") else Box(tuple(action["low"]), tuple(action["high"]))
+    return Spec(**{**fields, "obs_shape": tuple(fields["obs_shape"]), "action": kind})
+
+
+def load_policy(path: str | Path, cls: type[JaxAlgorithm] | None = None, run: int = 0) -> JaxAlgorithm:
+    """Load one run's policy.
+
+    Args:
+        path: Run folder or model folder.
+        cls: The algorithm's class; found by the model's own record where None.
+        run: Which run of a sweep.
+
+    Raises:
+        ValueError: There is no such model or run, or it is another algorithm's, or damaged.
+    """
+    folder = find_model(path)
+    info = read_info(folder)
+    algo = info.get("algo")
+    if algo not in registered_rl:
+        raise ValueError(f"model {folder} is of algorithm {algo}, which is not registered")
+    if cls is not None and cls.name != algo:
+        raise ValueError(f"model {folder} is of {algo}, not of {cls.name}")
+    algorithm = algorithm_class(algo)()
+    config, _ = algorithm.configure(info["config"])
+    spec = read_spec(info)
+    agent = type(algorithm).make(spec, config)
+    count = len(info["runs"])
+    if not 0 <= run < count:
+        raise ValueError(f"--run={run}: {folder} has runs 0 to {count - 1}")
+    acting = load_model(folder, _template(agent, algorithm, info, count))
+    algorithm.adopt(agent, spec, jax.tree.map(lambda x: jnp.asarray(x[run]), acting), only(info, run))
+    return algorithm
+
+
+def save_policy(path: str | Path, algorithm: JaxAlgorithm) -> None:
+    """Write the policy that an algorithm plays to the model folder `path`."""
+    assert algorithm.state is not None
+    path = Path(path)
+    save_model(path.parent, path.name, jax.tree.map(lambda x: x[None], algorithm.state.acting), algorithm.info)
+
+
+def only(info: dict[str, Any], run: int) -> dict[str, Any]:
+    """The description of one run out of a sweep's."""
+    hyper = {name: values[run : run + 1] for name, values in info["hyper"].items()}
+    return {**info, "hyper": hyper, "runs": info["runs"][run : run + 1]}
+
+
+def read_policies(path: str | Path, algorithm: JaxAlgorithm, spec: Spec, num_runs: int) -> Any:
+    """Read run 0's policy for a warm start, repeated for each of `num_runs` runs.
+
+    Raises:
+        ValueError: No such model, another algorithm, or observations or actions of another shape.
+    """
+    loaded = load_policy(path, type(algorithm))
+    assert loaded.spec is not None and loaded.state is not None
+    for name in ("obs_shape", "action"):
+        if getattr(loaded.spec, name) != getattr(spec, name):
+            raise ValueError(
+                f"--load-rl-model-path {path}: its {name} is {getattr(loaded.spec, name)}, this environment's is "
+                f"{getattr(spec, name)}"
+            )
+    return jax.tree.map(lambda x: np.repeat(np.asarray(x)[None], num_runs, axis=0), loaded.state.acting)
+
+
+def _template(agent: Agent, algorithm: JaxAlgorithm, info: dict[str, Any], count: int) -> Any:
+    """An acting state of the right shapes with run axis [count]."""
+    hyper = algorithm.hyper_tree({name: values[0] for name, values in info["hyper"].items()})
+    acting = jax.eval_shape(agent.init, jax.random.key(0), hyper).acting
+    return jax.tree.map(lambda x: np.zeros((count, *x.shape), x.dtype), acting)

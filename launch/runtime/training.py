@@ -1,0 +1,293 @@
+"""Training from start to end: drivers, evaluation, checkpoints, the best and the final policy."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from agents.base_classes import JaxAlgorithm
+from agents.types import Agent
+from envs.make import EnvOptions, device_env, host_factory, host_spec
+from envs.types import Spec
+from launch.runtime.checkpoint import Checkpointer
+from launch.runtime.drivers.common import Chunk, Driver
+from launch.runtime.env_globals import environment_globals
+from launch.runtime.logger import RunLogger
+from launch.runtime.model import BEST, FINAL, model_folder, save_model
+from launch.runtime.policy import model_info, only, read_policies
+from launch.runtime.run_folder import create_run_folder
+from launch.runtime.sweep import Plan, plan
+
+EVALUATION_SEED = 1_000_003  # during training always the same episodes, so that evaluations compare
+FINAL_EVALUATION_SEED = 2_000_003  # the reported score comes from episodes that chose nothing
+SECONDS_PER_CHUNK = 1.0
+_OPTION_NAMES = ("env", "simulator", "srl_model", "continuous", "joints", "random_target", "shape_reward")
+_OPTION_NAMES += ("action_repeat", "num_stack", "multi_view", "fpv", "image_size")
+
+
+def env_options(args: Namespace) -> EnvOptions:
+    """Pick the environment's options out of the flags."""
+    return EnvOptions(**{name: getattr(args, name) for name in _OPTION_NAMES if hasattr(args, name)})
+
+
+def build_driver(
+    algorithm: JaxAlgorithm, options: EnvOptions, config: Any, runs: Plan, num_timesteps: int, num_workers: int = 0
+) -> Driver:
+    """Build environments, agent and the driver that joins them; nothing is allocated yet.
+
+    Raises:
+        ValueError: The environment or the algorithm refuses the options.
+    """
+    hyper = algorithm.hyper_tree(runs.hyper)
+
+    def agent_for(spec: Spec) -> tuple[Agent, int]:
+        agent = type(algorithm).make(spec, config)
+        per_iteration = agent.traits.rollout_length * agent.traits.num_envs
+        return agent, max(1, -(-num_timesteps // per_iteration))
+
+    if options.on_device:
+        from launch.runtime.drivers.device import DeviceDriver
+
+        env = device_env(options)
+        agent, iterations = agent_for(env.spec)
+        return DeviceDriver(env, agent, hyper, runs.seeds, iterations)
+
+    from envs.host.vector import VectorPool
+    from launch.runtime.drivers.host import HostDriver
+
+    factory, spec = host_factory(options), host_spec(options)
+    agent, iterations = agent_for(spec)
+
+    def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> VectorPool:
+        return VectorPool(factory, seeds, groups=groups, num_workers=num_workers or None, auto_reset=auto_reset)
+
+    return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations)
+
+
+def train(
+    algorithm: JaxAlgorithm,
+    args: Namespace,
+    callback: Callable[..., Any] | None = None,
+    env_kwargs: EnvOptions | None = None,
+    hyperparam: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Train as the flags say.
+
+    Args:
+        algorithm: What to train; afterwards it plays the best policy of run 0.
+        args: Flags by underscored name; `args.run_folder` is set as soon as the folder exists.
+        callback: Called as callback(locals(), globals()) after every chunk; returning False stops the training.
+        env_kwargs: Environment options; those of the flags by default.
+        hyperparam: Algorithm options by name that replace those of the flags.
+
+    Returns:
+        Mean return of the final evaluation for each run [K].
+
+    Raises:
+        ValueError: The options are invalid; nothing has been written.
+    """
+    options = env_kwargs or env_options(args)
+    config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
+    runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
+    driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers)
+    try:
+        return _Training(algorithm, args, options, config, runs, driver, callback).run()
+    finally:
+        driver.close()
+
+
+class _Training:
+    """One call of `train`: the loop and what it keeps between chunks."""
+
+    def __init__(
+        self,
+        algorithm: JaxAlgorithm,
+        args: Namespace,
+        options: EnvOptions,
+        config: Any,
+        runs: Plan,
+        driver: Driver,
+        callback: Callable[..., Any] | None,
+    ) -> None:
+        self.algorithm, self.args, self.options, self.config = algorithm, args, options, config
+        self.runs, self.driver, self.callback = runs, driver, callback
+        self.iteration = 0
+        self.steps = np.zeros(len(runs), np.int64)
+        self.episodes = np.zeros(len(runs), np.int64)
+        self.best_score = np.full(len(runs), -np.inf)
+        self.best: Any = None
+        self.info = model_info(algorithm.name, config, runs, options, driver.spec)
+        self.seconds_per_iteration: float | None = None
+        budget = args.num_timesteps
+        self.eval_every = args.eval_every or max(1, budget // 10)
+        self.checkpoint_every = args.checkpoint_every or self.eval_every
+
+    def run(self) -> np.ndarray:
+        """Train, evaluate, save; see `train`."""
+        args = self.args
+        loaded = self._start_policies()
+        if args.resume:
+            args.run_folder = Path(args.resume)
+        else:
+            created = create_run_folder(
+                args.log_dir,
+                args.env,
+                args.srl_model,
+                args.algo,
+                {k: v for k, v in vars(args).items() if k != "run_folder"},
+                environment_globals(self.options),
+            )
+            args.run_folder = created
+        self.folder = Path(args.run_folder)
+        self.models = model_folder(self.folder, self.algorithm.name)
+        print(f"run folder {self.folder}")
+        print(f"memory {self.driver.memory() / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
+        self.checkpoints = Checkpointer(self.folder)
+        self.logger = RunLogger(
+            self.folder,
+            {**vars(args), "labels": self.runs.labels},
+            args.env,
+            len(self.runs),
+            wandb_mode="disabled" if args.no_vis else args.wandb_mode,
+            wandb_project=args.wandb_project,
+            total_steps=args.num_timesteps,
+        )
+        try:
+            if args.resume:
+                self._resume()
+            elif loaded is not None:
+                self.driver.adopt(loaded)
+            self._loop()
+            return self._finish()
+        finally:
+            self.logger.close()
+
+    def _start_policies(self) -> Any:
+        """The policies of --load-rl-model-path, or None."""
+        if not self.args.load_rl_model_path:
+            return None
+        return read_policies(self.args.load_rl_model_path, self.algorithm, self.driver.spec, len(self.runs))
+
+    def _loop(self) -> None:
+        """Chunks until the budget of every run is spent."""
+        next_eval = self._next(self.eval_every)
+        next_checkpoint = self._next(self.checkpoint_every)
+        try:
+            while self.steps.min() < self.args.num_timesteps:
+                self._chunk(min(next_eval, next_checkpoint, self.args.num_timesteps))
+                spent = int(self.steps.min())
+                if spent >= next_eval or spent >= self.args.num_timesteps:
+                    self._evaluate()
+                    next_eval = self._next(self.eval_every)
+                if spent >= next_checkpoint:
+                    self._checkpoint()
+                    next_checkpoint = self._next(self.checkpoint_every)
+                if self.callback is not None and self.callback(locals(), globals()) is False:
+                    break
+        except KeyboardInterrupt:
+            self._checkpoint()
+            raise
+
+    def _next(self, every: int) -> int:
+        """The next multiple of `every` above the steps done."""
+        return (int(self.steps.min()) // every + 1) * every
+
+    def _chunk(self, until: int) -> None:
+        """Some iterations, at most up to `until` steps and about as many as fit in a second."""
+        traits = self.driver.agent.traits
+        per_iteration = traits.rollout_length * traits.num_envs
+        count = max(1, -(-(until - int(self.steps.min())) // per_iteration))
+        if self.seconds_per_iteration is None:
+            count = 1  # the first one compiles
+        else:
+            count = max(1, min(count, int(SECONDS_PER_CHUNK / self.seconds_per_iteration)))
+        started = time.perf_counter()
+        chunk = self.driver.run(count)
+        played = len(chunk.steps)
+        if self.iteration > 0:
+            self.seconds_per_iteration = (time.perf_counter() - started) / played
+        else:
+            self.seconds_per_iteration = SECONDS_PER_CHUNK
+        self._report(chunk)
+
+    def _report(self, chunk: Chunk) -> None:
+        """Log a chunk: one line per iteration would drown the log, so metrics are averaged over the chunk."""
+        self.iteration += len(chunk.steps)
+        self.steps += chunk.steps.sum(axis=0)
+        self.episodes += np.bincount(chunk.episodes.run, minlength=len(self.runs))
+        self.logger.episodes(*chunk.episodes)
+        metrics = {f"train/{name}": values.mean(axis=0) for name, values in chunk.metrics.items()}
+        self.logger.log(self.iteration, int(self.steps.min()), metrics)
+
+    def _evaluate(self) -> None:
+        """Play fixed episodes with the deterministic policies and keep the best."""
+        returns = self.driver.evaluate(self.args.eval_episodes, EVALUATION_SEED)
+        self.logger.evaluation(int(self.steps.min()), returns)
+        score = returns.mean(axis=1)
+        enough = self.episodes >= self.args.min_episodes_save
+        better = enough & (score > self.best_score)
+        if better.any():
+            acting = jax.tree.map(np.asarray, self.driver.acting())
+            self.best = acting if self.best is None else jax.tree.map(partial(_where, better), acting, self.best)
+            self.best_score = np.where(better, score, self.best_score)
+            self._save_model(BEST, self.best, self.best_score)
+
+    def _save_model(self, name: str, acting: Any, score: np.ndarray) -> None:
+        save_model(self.models, name, acting, self.info | {"steps": self.steps.tolist(), "score": score.tolist()})
+
+    def _checkpoint(self) -> None:
+        """Write everything a resumed run needs."""
+        metadata = {
+            "steps": self.steps.tolist(),
+            "episodes": self.episodes.tolist(),
+            "best_score": [None if score == -np.inf else float(score) for score in self.best_score],
+            "logger": self.logger.state(),
+        }
+        self.checkpoints.save(self.iteration, {"driver": self.driver.checkpoint(), "best": self._best_tree()}, metadata)
+
+    def _best_tree(self) -> Any:
+        return self.best if self.best is not None else jax.tree.map(np.asarray, self.driver.acting())
+
+    def _resume(self) -> None:
+        """Continue from the newest usable checkpoint."""
+        template = {"driver": self.driver.checkpoint(), "best": self._best_tree()}
+        tree, metadata = self.checkpoints.restore(template)
+        self.driver.restore(tree["driver"])
+        self.iteration = int(tree["driver"]["iteration"])
+        self.steps = np.asarray(metadata["steps"], np.int64)
+        self.episodes = np.asarray(metadata["episodes"], np.int64)
+        self.best_score = np.asarray([-np.inf if s is None else s for s in metadata["best_score"]])
+        self.best = tree["best"] if np.isfinite(self.best_score).any() else None
+        self.logger.restore(metadata["logger"])
+
+    def _finish(self) -> np.ndarray:
+        """Save the final policies and report the score of the ones to use, on fresh episodes."""
+        count = self.args.final_eval_episodes
+        final = self.driver.evaluate(count, FINAL_EVALUATION_SEED)
+        self._save_model(FINAL, self.driver.acting(), final.mean(axis=1))
+        self._checkpoint()
+        scores = {"final": final}
+        acting = self.driver.acting()
+        if self.best is not None:
+            acting = self.best
+            scores["best"] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=self.best)
+        step = int(self.steps.min())
+        self.logger.log(self.iteration, step, {f"score/{name}": r.mean(axis=1) for name, r in scores.items()})
+        for run, label in enumerate(self.runs.labels):
+            said = ", ".join(f"{name} {r[run].mean():.2f} ± {r[run].std():.2f}" for name, r in scores.items())
+            self.logger.message(f"{label}: mean return of {count} evaluation episodes: {said}")
+        acting = jax.tree.map(lambda x: x[0], acting)
+        self.algorithm.adopt(self.driver.agent, self.driver.spec, acting, only(self.info, 0))
+        return scores["best" if self.best is not None else "final"].mean(axis=1)
+
+
+def _where(chosen: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """`new` for the chosen runs [K], else `old`; leaves [K, ...]."""
+    return np.where(chosen.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -1,0 +1,147 @@
+"""Checks of a parsed command line: whether the environment exists and its flags go together.
+
+Reads the signature of an environment's constructor from its source, so that neither a simulator nor jax is imported.
+What only the environment itself can tell (its action space, its time limit) is checked when it is made.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from argparse import Namespace
+from pathlib import Path
+
+from agents.registry import ActionType, registered_rl
+from launch.runtime.errors import UsageError, hint
+
+MAX_PORT = 65534
+_BRAX_PREFIX = "brax/"
+# Flags that mean something only where the environment's constructor has a keyword: (name, keyword, "not used" value).
+_ENV_FLAGS = (
+    ("srl_model", "srl_model", "ground_truth"),
+    ("joints", "action_joints", False),
+    ("random_target", "random_target", False),
+    ("shape_reward", "shape_reward", False),
+    ("action_repeat", "action_repeat", 1),
+    ("multi_view", "multi_view", False),
+    ("fpv", "fpv", False),
+)
+_PATHS = ("srl_config_file", "load_rl_model_path")
+
+
+def check_arguments(args: Namespace) -> None:
+    """Check the combination of all flags of `launch/train.py`.
+
+    Raises:
+        ValueError: One line that says what does not go together, or what does not exist.
+    """
+    _check_environment(args.env, args.simulator)
+    _check_actions(args)
+    _check_environment_flags(args)
+    _check_paths(args)
+    if args.resume and args.load_rl_model_path:
+        raise UsageError("--load-rl-model-path cannot be given with --resume: the run has its own policy")
+
+
+def _check_environment(env: str, simulator: str) -> None:
+    """Refuse an environment that does not exist, or not in this simulator."""
+    from envs.registry import BRAX_NAMES, registered_env, registered_twin  # here because it loads Gymnasium
+
+    brax = [_BRAX_PREFIX + name for name in BRAX_NAMES]
+    if env in brax:
+        if simulator != "jax":
+            raise UsageError(f"{env} runs on the device only: leave out --simulator={simulator}")
+    elif env in registered_twin and simulator == "jax":
+        return
+    elif env not in registered_env and ":" not in env and env not in (ids := _gymnasium_ids()):
+        raise UsageError(f"unknown environment {env}{hint(env, [*registered_env, *brax, *ids])}")
+    elif simulator == "jax":
+        twins = ", ".join([*sorted(registered_twin), "brax/NAME"])
+        raise UsageError(f"--simulator=jax: {env} has no JAX twin; these have one: {twins}")
+
+
+def _gymnasium_ids() -> list[str]:
+    """All ids that Gymnasium knows, PyBullet's locomotion tasks included."""
+    try:
+        import gymnasium
+        import pybullet_envs_gymnasium  # noqa: F401  # registers its ids; loads no simulator
+    except ImportError as error:
+        raise UsageError(f"this environment needs a package that is not installed: {error}") from None
+    return list(gymnasium.registry)
+
+
+def _check_actions(args: Namespace) -> None:
+    """Refuse discrete actions for an algorithm that has continuous ones only, and the other way round."""
+    from envs.registry import registered_env
+
+    kinds = registered_rl[args.algo][2]
+    if args.continuous and ActionType.CONTINUOUS not in kinds:
+        raise UsageError(f"{args.algo} has no continuous actions: leave out --continuous (-c)")
+    # Another environment's action space is what it is, with or without -c.
+    if not args.continuous and ActionType.DISCRETE not in kinds and args.env in registered_env:
+        raise UsageError(f"{args.algo} has no discrete actions: add --continuous (-c)")
+
+
+def _check_environment_flags(args: Namespace) -> None:
+    """Refuse flags that mean nothing to the environment, or need one another."""
+    keywords = _constructor_keywords(args.env, args.simulator)
+    for name, keyword, unused in _ENV_FLAGS:
+        value = getattr(args, name)
+        if value != unused and keywords is not None and keyword not in keywords:
+            typed = f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+            raise UsageError(f"{typed} has no meaning for {args.env}: leave it out")
+    if args.joints and not args.continuous:
+        raise UsageError("--joints needs --continuous (-c)")
+    if args.srl_model.startswith("joints") and keywords is not None and "action_joints" not in keywords:
+        raise UsageError(f"--srl-model={args.srl_model}: {args.env} has no joints; choose ground_truth or raw_pixels")
+    for name in ("multi_view", "fpv"):
+        if getattr(args, name) and args.srl_model != "raw_pixels":
+            raise UsageError(f"--{name.replace('_', '-')} adds a picture: it needs --srl-model=raw_pixels")
+
+
+def _constructor_keywords(env: str, simulator: str) -> set[str] | None:
+    """Return the keywords of an environment's constructor, None where they cannot be told without importing it."""
+    from envs.registry import registered_env, registered_twin
+
+    if env.startswith(_BRAX_PREFIX):
+        return set()
+    entry: object
+    if simulator == "jax":
+        entry = registered_twin[env]
+    elif env in registered_env:
+        entry = registered_env[env][0]
+    elif ":" in env:
+        return None
+    else:
+        import gymnasium
+
+        entry = gymnasium.registry[env].entry_point
+    return _signature(*entry.partition(":")[::2]) if isinstance(entry, str) else None
+
+
+def _signature(module: str, name: str) -> set[str] | None:
+    """Read the argument names of `module:name`'s constructor from its source file."""
+    package, *rest = module.split(".")
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations or []) if spec else []
+    files = [file for folder in folders if (file := Path(folder, *rest).with_suffix(".py")).is_file()]
+    if not files:
+        return None
+    for node in ast.parse(files[0].read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__":
+                    return {arg.arg for arg in (*method.args.args, *method.args.kwonlyargs)}
+    return None
+
+
+def _check_paths(args: Namespace) -> None:
+    """Refuse files that are named and do not exist, and a log folder that cannot be written."""
+    from launch.runtime.run_folder import check_log_dir
+
+    for name in _PATHS:
+        path = getattr(args, name)
+        given = path is not None and path != "config/srl_models.yaml"
+        if given and not Path(path).exists():
+            raise UsageError(f"--{name.replace('_', '-')}={path}: no such file or folder")
+    check_log_dir(args.log_dir)

@@ -1,0 +1,177 @@
+"""Sends metrics to Weights & Biases. It never asks a question and never makes a run fail.
+
+One run is one wandb run. K runs are one wandb group: an aggregate run with mean, IQM and 95 % interval of every
+metric, and, for at most `MAX_SEED_RUNS` of them, one wandb run per seed. wandb's own files go into the run folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+AUTO, ONLINE, OFFLINE, DISABLED = MODES = ("auto", "online", "offline", "disabled")
+# Each live run costs memory and a tenth of a second at the start.
+MAX_SEED_RUNS = 8
+# Seconds to wait for the server at the start and for the last upload at the end; what is not uploaded stays on disk.
+_INIT_TIMEOUT = 20.0
+_FINISH_TIMEOUT = 30.0
+
+
+class WandbSink:
+    """The wandb runs of one run folder.
+
+    Any failure of wandb is reported by `warn`, in one line, and ends the sink: calls do nothing from then on.
+
+    Args:
+        folder: The run folder; its name becomes the run's or the group's.
+        config: What to record of the run; entries are shown in wandb as they are.
+        project: wandb project.
+        mode: "auto" (online where an API key is configured, else offline), "online" (offline where there is no key or
+            no server), "offline", or "disabled". With "auto", WANDB_MODE of the environment comes first.
+        num_runs: K.
+        warn: Called with a line of text.
+        state: What `state` returned before a checkpoint: the same wandb runs are continued.
+
+    Raises:
+        ValueError: an unknown mode.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        project: str,
+        mode: str,
+        num_runs: int,
+        warn: Callable[[str], None],
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_mode(mode)
+        self._warn = warn
+        self._runs: dict[str, Any] = {}
+        self._live = mode != DISABLED
+        self._guard(lambda: self._start(folder, dict(config), project, mode, num_runs, dict(state or {})))
+
+    def log(self, step: int, values: Mapping[str, np.ndarray], aggregates: Mapping[str, float]) -> None:
+        """Send one row per run.
+
+        Args:
+            step: Environment steps of one run so far; the x axis. It must not decrease.
+            values: name -> [K].
+            aggregates: name -> value over the K runs; used when K > 1.
+        """
+
+        def send() -> None:
+            for name, run in self._runs.items():
+                if name == "aggregate":
+                    run.log(dict(aggregates), step=step)
+                else:
+                    run.log({key: float(value[int(name)]) for key, value in values.items()}, step=step)
+
+        self._guard(send)
+
+    def state(self) -> dict[str, str]:
+        """wandb's id of each run: a JSON object, for a checkpoint."""
+        return {name: run.id for name, run in self._runs.items()}
+
+    def close(self, exit_code: int = 0) -> None:
+        """Finish the wandb runs; those of a failed run (`exit_code` not 0) are marked as failed."""
+
+        def finish() -> None:
+            for run in self._runs.values():
+                run.finish(exit_code=exit_code)
+
+        self._guard(finish)
+        self._live = False
+
+    def _guard(self, action: Callable[[], None]) -> None:
+        if not self._live:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever wandb raises must not end a training run
+            self._live = False
+            reason = (str(error).splitlines() or [""])[0][:200]
+            self._warn(f"wandb is off from here on: {type(error).__name__}: {reason}")
+
+    def _start(
+        self, folder: Path, config: dict[str, Any], project: str, mode: str, num_runs: int, ids: dict[str, str]
+    ) -> None:
+        import wandb  # 0.5 s: only where it is used
+
+        wandb.setup(wandb.Settings(silent=True))
+        mode = self._resolve(mode)
+        if mode == DISABLED:
+            self._live = False
+            return
+        names = ["0"] if num_runs == 1 else ["aggregate"]
+        if 1 < num_runs <= MAX_SEED_RUNS:
+            names += [str(run) for run in range(num_runs)]
+        for name in names:
+            options = {
+                "project": project,
+                "dir": str(folder),
+                "config": config if name == "aggregate" or num_runs == 1 else {**config, "run": int(name)},
+                "name": folder.name if num_runs == 1 else f"{folder.name}-{_label(name)}",
+                "group": folder.name if num_runs > 1 else None,
+                "job_type": None if num_runs == 1 else _label(name).split("_")[0],
+                "reinit": "create_new",
+            }
+            if name in ids:
+                options.update(id=ids[name], resume="allow")
+            self._runs[name], mode = self._init(mode, options, monitor_machine=name == names[0])
+
+    def _resolve(self, mode: str) -> str:
+        """Turn "auto" into what it stands for, and "online" without an API key into "offline"."""
+        import wandb
+
+        wanted = os.environ.get("WANDB_MODE", "")
+        if mode == AUTO and wanted in (ONLINE, OFFLINE, DISABLED):
+            mode = wanted
+        if mode in (AUTO, ONLINE):
+            # wandb looks where it always does (WANDB_API_KEY, settings, netrc) and is forbidden to ask.
+            if wandb.login(prompt=False, verify=False):
+                return ONLINE
+            if mode == ONLINE:
+                self._warn("wandb has no API key (set WANDB_API_KEY or run `wandb login`): writing offline")
+            return OFFLINE
+        return mode
+
+    def _init(self, mode: str, options: dict[str, Any], monitor_machine: bool) -> tuple[Any, str]:
+        """Start one wandb run; returns it and the mode that worked."""
+        import wandb
+
+        start: Any = wandb.init
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=_INIT_TIMEOUT,
+            finish_timeout=_FINISH_TIMEOUT,
+            x_disable_stats=not monitor_machine,
+        )
+        try:
+            return start(mode=mode, settings=settings, **options), mode
+        except wandb.Error as error:
+            if mode != ONLINE:
+                raise
+            reason = (str(error).splitlines() or [""])[0][:200]
+            self._warn(f"wandb cannot reach its server ({reason}): writing offline, upload with `wandb sync`")
+            return start(mode=OFFLINE, settings=settings, **options), OFFLINE
+
+
+def check_mode(mode: str) -> None:
+    """Check a value of --wandb-mode.
+
+    Raises:
+        ValueError: it is not one of `MODES`.
+    """
+    if mode not in MODES:
+        raise ValueError(f"--wandb-mode {mode} is unknown; choose one of {', '.join(MODES)}")
+
+
+def _label(name: str) -> str:
+    return name if name == "aggregate" else f"seed_{name}"

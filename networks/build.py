@@ -1,0 +1,62 @@
+"""Networks for an action space: which torso and heads an actor-critic has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from networks.heads import GaussianHead, LogitsHead, ValueHead
+from networks.torsos import MLP, NatureCNN
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function.
+
+    States: two separate MLPs. Pictures: one Nature CNN that both heads share.
+
+    Attributes:
+        obs_ndim: Trailing axes of one observation.
+        pixels: Whether observations are uint8 pictures.
+        num_actions: Number of discrete actions, or 0 where actions are continuous.
+        action_size: Number of action components where actions are continuous.
+        sizes: Hidden layers of each MLP.
+        activation: "tanh" or "relu".
+        log_std_init: Initial log standard deviation of continuous actions.
+    """
+
+    obs_ndim: int
+    pixels: bool
+    num_actions: int
+    action_size: int
+    sizes: Sequence[int] = (64, 64)
+    activation: str = "tanh"
+    log_std_init: float = 0.0
+
+    def setup(self) -> None:
+        """Create the sub-modules."""
+        if self.pixels:
+            self.policy_torso = self.value_torso = NatureCNN()
+        else:
+            self.policy_torso = MLP(self.sizes, self.activation, self.obs_ndim)
+            self.value_torso = MLP(self.sizes, self.activation, self.obs_ndim)
+        if self.num_actions:
+            self.policy_head = LogitsHead(self.num_actions)
+        else:
+            self.policy_head = GaussianHead(self.action_size, self.log_std_init)
+        self.value_head = ValueHead()
+
+    def policy(self, obs: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """Map observations [..., *obs_shape] to logits [..., n], or (mean [..., size], log_std [size])."""
+        return self.policy_head(self.policy_torso(obs))
+
+    def value(self, obs: jax.Array) -> jax.Array:
+        """Map observations [..., *obs_shape] to values [...]."""
+        return self.value_head(self.value_torso(obs))
+
+    def __call__(self, obs: jax.Array) -> tuple[jax.Array | tuple[jax.Array, jax.Array], jax.Array]:
+        """Return (policy output, value), computing a shared torso once."""
+        features = self.policy_torso(obs)
+        value_features = features if self.pixels else self.value_torso(obs)
+        return self.policy_head(features), self.value_head(value_features)
