@@ -2,7 +2,7 @@
 
     python benchmarks/pool_throughput.py --env HalfCheetahBulletEnv-v0 --num-envs 8 16
 
-The three step the same environments with the same precomputed random actions; nobody acts. The raw loop is the bound:
+The three step the same environments, seeded alike, with the same precomputed random actions; nobody acts. The raw loop is the bound:
 each of its processes steps its share of the environments and talks to no one. Every round measures all three in
 random order, so that a disturbance by other processes hits all alike; the ratios printed are medians over the rounds.
 """
@@ -25,6 +25,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from envs.host.vector import VectorPool  # noqa: E402
+from envs.host.worker import episode_seed  # noqa: E402
 from envs.make import EnvOptions, HostFactory, host_factory, host_spec  # noqa: E402
 from envs.types import Discrete, Spec  # noqa: E402
 
@@ -39,17 +40,20 @@ def random_actions(spec: Spec, steps: int, num_envs: int) -> np.ndarray:
     return generator.uniform(spec.action.low, spec.action.high, (steps, num_envs, spec.action.size)).astype(np.float32)
 
 
-def _raw_process(factory: HostFactory, actions: np.ndarray, connection: Connection) -> None:
-    """Step environments in a plain loop whenever the parent sends a number of steps."""
-    envs = [factory() for _ in range(actions.shape[1])]
-    for env in envs:
-        env.reset(seed=0)
+def _raw_process(factory: HostFactory, indices: list[int], actions: np.ndarray, connection: Connection) -> None:
+    """Step environments in a plain loop whenever the parent sends a number of steps; seeded as the pool's."""
+    envs = [factory() for _ in indices]
+    episodes = [0] * len(envs)
+    for env, index in zip(envs, indices, strict=True):
+        env.reset(seed=episode_seed(0, index, 0))
     connection.send(0)
     while steps := connection.recv():
         for step in range(steps):
-            for env, action in zip(envs, actions[step % len(actions)], strict=True):
-                if any(env.step(action)[2:4]):
-                    env.reset()
+            for i, (env, action) in enumerate(zip(envs, actions[step % len(actions)], strict=True)):
+                _, _, terminated, truncated, _ = env.step(action)
+                if terminated or truncated:
+                    episodes[i] += 1
+                    env.reset(seed=episode_seed(0, indices[i], episodes[i]))
         connection.send(steps)
 
 
@@ -61,7 +65,9 @@ class RawLoop:
         self._connections, self._processes = [], []
         for share in np.array_split(np.arange(actions.shape[1]), processes):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_raw_process, args=(factory, actions[:, share], theirs), daemon=True)
+            process = context.Process(
+                target=_raw_process, args=(factory, share.tolist(), actions[:, share], theirs), daemon=True
+            )
             process.start()
             self._connections.append(ours)
             self._processes.append(process)
@@ -122,7 +128,7 @@ class Async:
     def __init__(self, factory: HostFactory, actions: np.ndarray) -> None:
         self._envs = gymnasium.vector.AsyncVectorEnv([factory] * actions.shape[1], context="spawn")
         self._actions = actions
-        self._envs.reset(seed=0)
+        self._envs.reset(seed=[episode_seed(0, i, 0) for i in range(actions.shape[1])])
 
     def __call__(self, steps: int) -> float:
         """Seconds for `steps` steps of every environment."""

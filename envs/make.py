@@ -69,6 +69,12 @@ class EnvOptions:
     image_size: int = 224
     render_mode: str | None = None
 
+    @classmethod
+    def from_args(cls, args: Any) -> EnvOptions:
+        """Pick the environment's options out of parsed flags; those that are not there take their defaults."""
+        names = [field.name for field in dataclasses.fields(cls) if hasattr(args, field.name)]
+        return cls(**{name: getattr(args, name) for name in names})
+
     @property
     def on_device(self) -> bool:
         """Whether the environment runs on the device: the JAX simulator, and everything from brax."""

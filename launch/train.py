@@ -20,9 +20,15 @@ from launch.runtime.flags import parse_train_args  # noqa: E402
 
 def run(args: Namespace) -> None:
     """Train as the flags say."""
+    from agents.base_classes import JaxAlgorithm
     from agents.registry import algorithm_class
+    from launch.runtime.free_training import train_free
 
-    algorithm_class(args.algo)().train(args, callback=None)
+    algorithm = algorithm_class(args.algo)()
+    if isinstance(algorithm, JaxAlgorithm):
+        algorithm.train(args)
+    else:
+        train_free(algorithm, args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 
-from networks.torsos import orthogonal
+from networks.initializers import orthogonal
 
 
 class GaussianHead(nn.Module):

@@ -8,12 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from networks.initializers import orthogonal
+
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
-
-
-def orthogonal(scale: float) -> nn.initializers.Initializer:
-    """Orthogonal kernel initialiser with the given gain (Saxe et al. 2014)."""
-    return nn.initializers.orthogonal(scale)
 
 
 class MLP(nn.Module):

@@ -37,7 +37,8 @@ class BraxEnv:
     auto-reset returns to the first one. Actions are float32 within +-1, which brax scales to the actuators.
 
     Args:
-        name: Name in brax's registry: one of `envs.registry.BRAX_NAMES`, or one given to `brax.envs.register_environment`.
+        name: Name in brax's registry: one of `envs.registry.BRAX_NAMES`, or one that the caller gave to
+            `brax.envs.register_environment`.
 
     Raises:
         ValueError: no such environment, brax is not installed, or the observation is not one array.
@@ -49,25 +50,22 @@ class BraxEnv:
         if not isinstance(shapes.obs, jax.ShapeDtypeStruct):
             raise ValueError(f"brax environment '{name}' gives several observation arrays; only one is supported")
         size = self._env.action_size
-        self.spec = Spec(
-            f"brax/{name}", shapes.obs.shape, "float32", Box((-1.0,) * size, (1.0,) * size), MAX_STEPS
-        )
+        self.spec = Spec(f"brax/{name}", shapes.obs.shape, "float32", Box((-1.0,) * size, (1.0,) * size), MAX_STEPS)
 
     def reset(self, key: jax.Array) -> tuple[BraxState, jax.Array]:
         """Start an episode from a typed key []; brax itself knows raw keys only."""
-        state = jax.tree.map(lambda leaf: _typed(leaf, jnp.result_type(leaf)), self._env.reset(jax.random.key_data(key)))
-        return BraxState(state, jnp.zeros((), jnp.int32)), _typed(state.obs, jnp.float32)
+        brax = self._env.reset(jax.random.key_data(key))
+        brax = jax.tree.map(lambda leaf: _typed(leaf, jnp.result_type(leaf)), brax)
+        return BraxState(brax, jnp.zeros((), jnp.int32)), _typed(brax.obs, jnp.float32)
 
     def step(self, state: BraxState, action: jax.Array) -> tuple[BraxState, TimeStep]:
         """Advance one control step; `action` float32 [size]."""
         # brax writes into the dictionaries of the state that it is given: hand it its own copy of the tree.
         brax = self._env.step(jax.tree.map(lambda leaf: leaf, state.brax), action)
         brax = jax.tree.map(lambda new, old: _typed(new, old.dtype), brax, state.brax)
+        obs, reward = _typed(brax.obs, jnp.float32), _typed(brax.reward, jnp.float32)
         steps = state.steps + 1
-        reward = _typed(brax.reward, jnp.float32)
-        return BraxState(brax, steps), TimeStep(
-            _typed(brax.obs, jnp.float32), reward, brax.done.astype(bool), steps >= MAX_STEPS
-        )
+        return BraxState(brax, steps), TimeStep(obs, reward, brax.done.astype(bool), steps >= MAX_STEPS)
 
 
 def _typed(leaf: Any, dtype: Any) -> jax.Array:
@@ -86,7 +84,7 @@ def _load(name: str) -> Any:
         try:
             from brax import envs, fluid
         except ModuleNotFoundError as error:
-            raise ValueError(f"environment 'brax/{name}' needs a package that is not installed: {error.name}") from error
+            raise ValueError(f"brax/{name} needs a package that is not installed: {error.name}") from error
         fluid.jp = _numpy_with_old_clip()
         try:
             return envs.get_environment(name)

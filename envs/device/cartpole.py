@@ -42,8 +42,8 @@ class CartPoleState(NamedTuple):
 class CartPole:
     """Balance a pole on a cart that is pushed left (action 0) or right (action 1) with a constant force.
 
-    Reward 1 for every step. Terminated when the cart leaves +-2.4 m or the pole +-12 degrees, truncated after 500 steps.
-    The observation is the physical state, float32 [4].
+    Reward 1 for every step. Terminated when the cart leaves +-2.4 m or the pole +-12 degrees; truncated after 500
+    steps. The observation is the physical state, float32 [4].
     """
 
     spec = Spec("CartPole-v1", (4,), "float32", Discrete(2), MAX_STEPS)

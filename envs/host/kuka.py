@@ -1,4 +1,7 @@
-"""The Kuka LBR iiwa arm with a two-finger gripper in PyBullet, steered by a Cartesian point or by joint angles."""
+"""The Kuka LBR iiwa arm with a two-finger gripper in PyBullet, steered by a Cartesian point or by joint angles.
+
+Initial angles, motor settings and gripper forces are those of the S-RL Toolbox (Raffin et al., 2018, arXiv:1809.09369).
+"""
 
 from __future__ import annotations
 

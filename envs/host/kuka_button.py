@@ -1,4 +1,7 @@
-"""KukaButtonGymEnv-v0: a robot arm presses a button that lies on a table (PyBullet)."""
+"""KukaButtonGymEnv-v0: a robot arm presses a button that lies on a table (PyBullet).
+
+Scene, constants, rewards and cameras are those of the S-RL Toolbox (Raffin et al., 2018, arXiv:1809.09369).
+"""
 
 from __future__ import annotations
 

@@ -159,10 +159,12 @@ class SRLGymEnv(gym.Env[np.ndarray, Any], ABC):
         return self._client
 
     def _connect(self) -> int:
-        """Open this environment's own physics client, empty but for gravity (0, 0, -10); steps are 1/240 s."""
+        """Open this environment's own physics client, empty but for gravity (0, 0, -10); steps are 1/240 s.
+
+        Raises:
+            pybullet.error: a second window in the same process.
+        """
         client: int = p.connect(p.GUI if self.render_mode == "human" else p.DIRECT)
-        if client < 0:
-            raise RuntimeError("PyBullet could not open a physics client: only one window is possible per process")
         self._client = client
         if self.render_mode == "human":
             p.resetDebugVisualizerCamera(

@@ -8,32 +8,29 @@ travels per worker and group is one byte each way.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
 import socket
+import struct
 import subprocess
-import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 
-from envs.host.worker import BUILT, CLOSE, FAILED, MAX_GROUPS, RESET, Memory, Setup, receive_object, send_object
+from envs.host.process import START_TIMEOUT, Channel, WorkerProcess
+from envs.host.protocol import CLOSE, FAILED, MAX_GROUPS, Failure, Memory, Setup
 from envs.types import Spec
 
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3  # restarts in a row at the same place before a pool gives up
-START_TIMEOUT = 120.0  # seconds a worker may take for its imports and for each environment it builds
 CLOSE_TIMEOUT = 5.0  # seconds the workers may take together to close their environments
-# A worker is one simulation thread of many: numerical libraries in it must not start threads of their own.
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class WorkerError(RuntimeError):
@@ -59,70 +56,6 @@ class PoolStep(NamedTuple):
     terminated: np.ndarray
     truncated: np.ndarray
     next_obs: np.ndarray
-
-
-class _Worker:
-    """The pool's side of one worker: process, connection, and the messages not yet answered, oldest first."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.slots = np.array(sorted(setup.indices), np.int64)
-        self.outstanding: deque[int] = deque()
-        self.start()
-
-    def start(self) -> None:
-        """Start the process and send it its set-up."""
-        self.connection, inherited = socket.socketpair()
-        self.connection.settimeout(START_TIMEOUT)
-        environment = dict(os.environ) | dict.fromkeys(_THREAD_LIMITS, "1")
-        # The parent's own search path, so that both import the same modules from wherever the parent was started.
-        environment["PYTHONPATH"] = os.pathsep.join(_import_path())
-        fd = inherited.fileno()
-        with inherited:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", f"from envs.host.worker import main; main({fd})"],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # simulators print banners; the parent's standard output stays its own
-                env=environment,
-                pass_fds=(fd, self.setup.memory),
-                process_group=0,  # Ctrl-C in a terminal reaches the parent only, even while a worker starts
-            )
-        try:
-            send_object(self.connection, self.setup)
-        except ConnectionError:
-            pass  # dead already: the first read says so
-
-    def send(self, message: int) -> None:
-        """Send a message of one byte and note that its answer is outstanding."""
-        self.outstanding.append(message)
-        self.transmit(message)
-
-    def transmit(self, message: int) -> None:
-        """Send one byte; a dead worker is noticed by the read that follows."""
-        try:
-            self.connection.send(bytes([message]))
-        except OSError:
-            pass
-
-    def read(self) -> int | None:
-        """The worker's next byte, or None when it died; TimeoutError when nothing came in time."""
-        try:
-            answer = self.connection.recv(1)
-        except ConnectionError:
-            return None
-        return answer[0] if answer else None
-
-    def kill(self) -> None:
-        """End the process now."""
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
-
-
-def _import_path() -> list[str]:
-    """The directories this process imports from, absolute, the root of this package first."""
-    root = str(Path(__file__).resolve().parents[2])
-    return list(dict.fromkeys([root, *(os.path.abspath(entry) for entry in sys.path)]))
 
 
 def _anonymous_memory() -> int:
@@ -169,18 +102,22 @@ class VectorPool:
         self.groups = _check_groups(groups, self.num_envs)
         self.timeout = timeout
         self.restarts = 0
-        self._workers: list[_Worker] = []
         self._auto_reset = auto_reset
         self._ready = False
+        self._workers: list[WorkerProcess] = []
         self._deaths: dict[int, tuple[int, int]] = {}
         self._order = np.concatenate(self.groups)  # environment index of each slot; a group's slots are contiguous
         self._slot = np.argsort(self._order)
-        self._descriptor = _anonymous_memory()
         count = max(1, min(num_workers or os.cpu_count() or 1, self.num_envs))
+        factory = _pickled(make_env)
+        self._descriptor = _anonymous_memory()
+        self._replies, self._replies_end = socket.socketpair()
+        self._pipes = [os.pipe() for _ in range(len(self.groups) + 1)]
+        for tokens, _ in self._pipes:
+            os.set_blocking(tokens, False)
         try:
-            factory = _pickled(make_env)
             for number in range(count):
-                self._workers.append(_Worker(self._setup_of(number, count, factory, seeds, auto_reset)))
+                self._workers.append(WorkerProcess(self._setup_of(number, count, factory, seeds, auto_reset)))
             self._begin()
         except BaseException:
             self.close()
@@ -199,6 +136,8 @@ class VectorPool:
         return Setup(
             factory=factory,
             memory=self._descriptor,
+            replies=self._replies_end.fileno(),
+            tokens=tuple(tokens for tokens, _ in self._pipes),
             num_envs=self.num_envs,
             num_workers=count,
             worker=number,
@@ -210,50 +149,46 @@ class VectorPool:
 
     def _begin(self) -> None:
         """Learn the environments' spec from the workers and map the shared arrays."""
-        specs = [self._built(worker) for worker in self._workers]
-        if None in specs:
-            number = specs.index(None)
-            code = self._workers[number].process.wait()
-            raise self._fail(f"worker {number} died while it made its environments (exit code {code})")
-        assert specs[0] is not None
-        self.spec: Spec = specs[0]
-        self._memory = memory = Memory(self._descriptor, self.spec, self.num_envs, len(self._workers))
-        memory.episode[:] = -1
-        memory.current[:] = -1
         for worker in self._workers:
-            self._acquaint(worker)
-        self._results, start = [], 0
-        for group in self.groups:
+            spec = self._built(worker)
+            if spec is None:
+                code = worker.process.wait()
+                raise self._fail(f"worker {worker.setup.worker} died while it made its environments (exit code {code})")
+            self.spec = spec
+        self._memory = Memory(self._descriptor, self.spec, self.num_envs, len(self._pipes), len(self._workers))
+        self._memory.episode[:] = -1
+        self._memory.current[:] = -1
+        self._channels, self._actions, self._actives, self._steps = [], [], [], []
+        start = 0
+        for number, group in enumerate(self.groups):
             rows = slice(start, start + len(group))
-            arrays = (memory.obs, memory.reward, memory.terminated, memory.truncated, memory.next_obs)
-            self._results.append((rows, PoolStep(*(array[rows] for array in arrays))))
             start += len(group)
-        self._users = [[w for w in self._workers if w.setup.groups[g]] for g in range(len(self.groups))]
+            self._add_channel([worker for worker in self._workers if worker.setup.groups[number]])
+            self._actions.append(self._memory.action[rows])
+            self._actives.append(self._memory.active[rows])
+            self._steps.append(PoolStep(*(getattr(self._memory, name)[rows] for name in PoolStep._fields)))
+        self._add_channel(self._workers)  # the last one resets
+        for worker in self._workers:
+            worker.acquaint(self.spec)
+        # A read that hears nothing for so long looks whether the workers are alive and make progress.
+        quiet = min(0.1, self.timeout / 4)
+        self._replies.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, int(quiet * 1e6)))
 
-    def _built(self, worker: _Worker) -> Spec | None:
-        """Wait until a new worker has made its environments; their spec, or None when the worker died of it."""
+    def _add_channel(self, workers: list[WorkerProcess]) -> None:
+        """Open the next channel to some workers."""
+        number = len(self._channels)
+        self._channels.append(Channel(number, self._memory, workers, self._pipes[number][1]))
+
+    def _built(self, worker: WorkerProcess) -> Spec | None:
+        """Wait until a new worker has made its environments; their spec, or None when it died of it."""
         try:
-            for _ in worker.slots:
-                answer = worker.read()
-                if answer is None:
-                    return None
-                if answer == FAILED:
-                    raise self._failure(worker)
-                assert answer == BUILT
-            return receive_object(worker.connection)
+            answer = worker.built()
         except TimeoutError:
             number = worker.setup.worker
             raise self._fail(f"worker {number} did not make an environment within {START_TIMEOUT:g} s") from None
-        except (EOFError, ConnectionError):
-            return None
-
-    def _acquaint(self, worker: _Worker) -> None:
-        """Tell a worker the layout of the shared arrays; from now on a call may take `timeout` seconds."""
-        try:
-            send_object(worker.connection, self.spec)
-        except ConnectionError:
-            pass  # noticed by the next read
-        worker.connection.settimeout(self.timeout)
+        if isinstance(answer, Failure):
+            raise self._failed(answer)
+        return answer
 
     def reset(self) -> np.ndarray:
         """Begin a new episode in every environment.
@@ -266,13 +201,12 @@ class VectorPool:
             WorkerError: An environment failed.
         """
         self._require_open()
-        if any(worker.outstanding for worker in self._workers):
+        if any(channel.busy for channel in self._channels):
             raise RuntimeError("reset() while a group is still stepping: receive it first")
         self._memory.ended[:] = False
-        for worker in self._workers:
-            worker.send(RESET)
-        for worker in self._workers:
-            self._await(worker, RESET)
+        channel = self._channels[-1]
+        channel.start()
+        self._await(channel)
         self._ready = True
         return self._memory.obs[self._slot]
 
@@ -290,14 +224,12 @@ class VectorPool:
         self._require_open()
         if not self._ready:
             raise RuntimeError("send() before reset()")
-        users = self._users[group]
-        if group in users[0].outstanding:
+        channel = self._channels[group]
+        if channel.busy:
             raise RuntimeError(f"send() for group {group} twice: receive() it first")
-        rows, _ = self._results[group]
-        self._memory.action[rows] = actions
-        self._memory.active[rows] = True if active is None else active
-        for worker in users:
-            worker.send(group)
+        self._actions[group][...] = actions
+        self._actives[group][...] = True if active is None else active
+        channel.start()
 
     def receive(self, group: int) -> PoolStep:
         """Wait for the step of one group.
@@ -312,21 +244,20 @@ class VectorPool:
                 repeatedly. The pool is closed then.
         """
         self._require_open()
-        users = self._users[group]
-        if group not in users[0].outstanding:
+        channel = self._channels[group]
+        if not channel.busy:
             raise RuntimeError(f"receive() for group {group} without send()")
-        for worker in users:
-            self._await(worker, group)
-        rows, step = self._results[group]
+        self._await(channel)
+        step = self._steps[group]
         if not self._auto_reset:
-            self._memory.ended[rows] |= step.terminated | step.truncated
+            self._memory.ended[self._slot[self.groups[group]]] |= step.terminated | step.truncated
         return step
 
     def close(self) -> None:
         """End the workers, in order where they answer; may be called again."""
         workers, self._workers = self._workers, []
         for worker in workers:
-            worker.transmit(CLOSE)
+            worker.transmit(bytes([CLOSE]))
         deadline = time.monotonic() + CLOSE_TIMEOUT
         for worker in workers:
             try:
@@ -335,7 +266,10 @@ class VectorPool:
                 logger.warning("worker %d did not close its environments in time: killed", worker.setup.worker)
             worker.kill()
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            for descriptor in (self._descriptor, *(end for pipe in self._pipes for end in pipe)):
+                os.close(descriptor)
+            self._replies.close()
+            self._replies_end.close()
             self._descriptor = -1
 
     def _require_open(self) -> None:
@@ -343,28 +277,49 @@ class VectorPool:
         if not self._workers:
             raise RuntimeError("the pool is closed")
 
-    def _await(self, worker: _Worker, message: int) -> None:
-        """Take a worker's answers until it has answered `message`."""
-        while message in worker.outstanding:
-            before = self._progress(worker)
+    def _await(self, channel: Channel) -> None:
+        """Wait until every worker has done what a channel asked for."""
+        watch: dict[int, tuple[int, float]] = {}
+        while not channel.complete:
             try:
-                answer = worker.read()
-            except TimeoutError:
-                if self._progress(worker) == before:
-                    raise self._hung(worker) from None
+                number = os.read(self._replies.fileno(), 1)[0]
+            except BlockingIOError:
+                self._look_after(channel, watch)
                 continue
-            if answer is None:
-                self._revive(worker)
-            elif answer == FAILED:
-                raise self._failure(worker)
-            else:
-                worker.outstanding.popleft()
+            if number == FAILED:
+                raise self._failed(*(f for f in map(WorkerProcess.failure, self._workers) if f))
+            heard = self._channels[number]
+            heard.complete = heard.finished()
+        channel.busy = False
 
-    def _progress(self, worker: _Worker) -> int:
-        """A number that grows with every reset and step that the worker begins or completes."""
+    def _look_after(self, channel: Channel, watch: dict[int, tuple[int, float]]) -> None:
+        """Restart workers that died and give up on those that hang.
+
+        Args:
+            channel: What is waited for.
+            watch: For each worker its progress and since when it is unchanged; kept by the caller.
+        """
+        for worker in filter(channel.lags, channel.workers):
+            if worker.process.poll() is not None:
+                self._revive(worker)
+                continue
+            now, progress = time.monotonic(), self._progress(worker)
+            last, since = watch.get(worker.setup.worker, (-1, now))
+            watch[worker.setup.worker] = (progress, since if progress == last else now)
+            if progress == last and now - since >= self.timeout:
+                raise self._hung(worker)
+        if channel.finished():  # a worker died before it could say so
+            channel.complete = True
+            tokens = self._pipes[channel.number][0]
+            with contextlib.suppress(BlockingIOError):
+                while os.read(tokens, 1):
+                    pass
+
+    def _progress(self, worker: WorkerProcess) -> int:
+        """A number that grows with every reset that the worker begins and every step that it completes."""
         return int(self._memory.steps[worker.slots].sum() + self._memory.episode[worker.slots].sum())
 
-    def _revive(self, worker: _Worker) -> None:
+    def _revive(self, worker: WorkerProcess) -> None:
         """Replace a worker that died: its episodes are lost, unanswered messages are sent again.
 
         Gives up with a WorkerError after MAX_RESTARTS deaths in the same environment without a step of it in between.
@@ -389,20 +344,20 @@ class VectorPool:
             worker.start()
             if self._built(worker) is not None:
                 break
-        self._acquaint(worker)
-        for message in worker.outstanding:
-            worker.transmit(message)
+        worker.acquaint(self.spec)
+        for channel in self._channels:
+            if channel.busy and channel.lags(worker):
+                worker.transmit(channel.message)
 
-    def _hung(self, worker: _Worker) -> WorkerError:
+    def _hung(self, worker: WorkerProcess) -> WorkerError:
         """Kill a worker that does not answer, close the pool; the error to raise."""
         busy = int(self._memory.current[worker.setup.worker])
         name = f"environment {self._order[busy]}" if busy >= 0 else f"worker {worker.setup.worker}"
         worker.kill()
         return self._fail(f"{name} did not answer within {self.timeout:g} s: its worker was killed")
 
-    def _failure(self, worker: _Worker) -> WorkerError:
-        """Read what a worker says of an environment that failed, close the pool; the error to raise."""
-        failure = receive_object(worker.connection)
+    def _failed(self, failure: Failure, *others: Failure) -> WorkerError:
+        """Close the pool; the error to raise for what a worker told (the first, where several did)."""
         error = self._fail(failure.message)
         error.add_note(failure.details)
         return error

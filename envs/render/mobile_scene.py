@@ -8,8 +8,10 @@ from envs.render.solids import Box, Disc, Rgb, Solid, Wheel
 _BLUE: Rgb = (0.0, 0.0, 0.8)
 _WHITE: Rgb = (1.0, 1.0, 1.0)
 _RED: Rgb = (0.8, 0.0, 0.0)
+# Cylinders (radius, and sides along y) that cover as much of a picture as the wheels with their rounded shoulders.
+_WHEEL_LEFT, _WHEEL_RIGHT = (0.048, 0.104, 0.141), (0.048, -0.141, -0.104)
 # Mean colours of the lit, textured wheels, measured on PyBullet's pictures.
-_REAR_TYRE, _FRONT_TYRE, _RIM, _RIM_RADIUS = 0x241F1E, 0x3B332F, 0x8A6464, 0.03
+_REAR_TYRE, _FRONT_TYRE, _RIM, _RIM_RADIUS = 0x241F1E, 0x3B332F, 0x6A4848, 0.024
 
 
 def _wall(centre: tuple[float, float], along_x: bool, rgb: Rgb) -> Box:
@@ -24,7 +26,7 @@ def _wall(centre: tuple[float, float], along_x: bool, rgb: Rgb) -> Box:
 WALLS: tuple[Box, ...] = tuple(_wall(*wall) for wall in reversed(arena.WALLS))
 
 # PyBullet draws the disc of radius 0.18 as a polygon of 20 sides; this is the circle of the same area.
-TARGET = Disc(0.1775, 0.03, (1.0, 1.0, 0.0))
+TARGET = Disc(0.179, 0.03, (1.0, 1.0, 0.0))
 TARGET_RADIUS = 0.18
 
 # The racecar of pybullet_data, its origin on the floor under the middle of the rear axle, heading +x.
@@ -35,10 +37,10 @@ ROBOT: tuple[Solid, ...] = (
     Box((0.255, -0.047, 0.02), (0.365, 0.047, 0.08), _BLUE),
     Box((-0.005, -0.1, 0.045), (0.005, 0.1, 0.055), _BLUE),
     Box((0.32, -0.1, 0.045), (0.33, 0.1, 0.055), _BLUE),
-    Wheel(0.0, 0.05, 0.05, 0.1, 0.145, _REAR_TYRE, _RIM_RADIUS, _RIM),
-    Wheel(0.0, 0.05, 0.05, -0.145, -0.1, _REAR_TYRE, _RIM_RADIUS, _RIM),
-    Wheel(0.325, 0.05, 0.05, 0.1, 0.145, _FRONT_TYRE, _RIM_RADIUS, _RIM),
-    Wheel(0.325, 0.05, 0.05, -0.145, -0.1, _FRONT_TYRE, _RIM_RADIUS, _RIM),
+    Wheel(0.0, 0.05, *_WHEEL_LEFT, _REAR_TYRE, _RIM_RADIUS, _RIM),
+    Wheel(0.0, 0.05, *_WHEEL_RIGHT, _REAR_TYRE, _RIM_RADIUS, _RIM),
+    Wheel(0.325, 0.05, *_WHEEL_LEFT, _FRONT_TYRE, _RIM_RADIUS, _RIM),
+    Wheel(0.325, 0.05, *_WHEEL_RIGHT, _FRONT_TYRE, _RIM_RADIUS, _RIM),
     Box((0.24, -0.025, 0.09), (0.29, 0.025, 0.128), _WHITE),
     Box((0.246, -0.019, 0.128), (0.284, 0.019, 0.16), _WHITE),
     Box((0.3735, -0.0875, 0.075), (0.4065, 0.0875, 0.105), _RED),

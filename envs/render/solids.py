@@ -51,9 +51,10 @@ def pack(rgb: Rgb, factor: Array, xp: Any) -> Array:
     return (red << 16) | (green << 8) | blue
 
 
-def unpack(colour: Array, xp: Any) -> Array:
+def unpack(colour: Array) -> Array:
     """Colours uint32 [...] as uint8 [..., 3]."""
-    return xp.stack([(colour >> shift).astype(xp.uint8) for shift in (16, 8, 0)], axis=-1)
+    # One shift for all channels: stacking three would make XLA work out `colour` again for every channel.
+    return (colour[..., None] >> np.array([16, 8, 0], np.uint32)).astype(np.uint8)
 
 
 def trace(solids: tuple[Solid, ...], rays: Rays, behind: Array, limit: Array, xp: Any) -> tuple[Array, Array]:

@@ -64,7 +64,7 @@ class TopDownRenderer:
         distance, colour = trace(solids, rays, jnp.zeros(window, jnp.uint32), jnp.full(window, jnp.inf), jnp)
         start = (*corner, 0)
         behind = jax.lax.dynamic_slice(frame, start, (*window, 3))
-        drawn = jnp.where(jnp.isfinite(distance)[..., None], unpack(colour, jnp), behind)
+        drawn = jnp.where(jnp.isfinite(distance)[..., None], unpack(colour), behind)
         return jax.lax.dynamic_update_slice(frame, drawn, start)
 
     def _rays(self, rows: jax.Array | np.ndarray, columns: jax.Array | np.ndarray) -> Rays:
@@ -85,7 +85,7 @@ class TopDownRenderer:
         x, y = (o + arena.CAMERA_HEIGHT * d for o, d in zip(rays.origin[:2], rays.direction[:2], strict=True))
         floor = np.full((self.size, self.size), arena.CAMERA_HEIGHT)
         _, colour = trace(WALLS, rays, floor_colour(x, y, np), floor, np)
-        return unpack(colour, np)
+        return unpack(colour)
 
     def _window(self, extent: Extent) -> tuple[int, int]:
         """Rows and columns that hold a body of that extent wherever it stands in the arena."""

@@ -6,6 +6,7 @@ and errors are quick; a class in the registry is asked directly.
 
 from __future__ import annotations
 
+import functools
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +16,15 @@ from agents.registry import algorithm_class, registered_rl
 from launch.runtime.errors import UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag
 
+_declared = functools.cache(declared)  # a parse asks several times
+
 
 def option_classes(algo: str) -> tuple[Any, Any] | None:
     """Return (`Config`, `Hyper`) of a registered algorithm, None where its class declares none."""
     entry = registered_rl[algo][0]
     if isinstance(entry, str):
         try:
-            return declared(entry.partition(":")[0])
+            return _declared(entry.partition(":")[0])
         except (ValueError, NameError):  # a module of another shape: its class must be imported and asked
             entry = algorithm_class(algo)
     if hasattr(entry, "Config") and hasattr(entry, "Hyper"):

@@ -1,8 +1,9 @@
 """Checkpoints of a whole run, written with orbax: learner, environments, counters, whatever tree the driver gives.
 
 A checkpoint is `<run folder>/checkpoints/<iteration>/`. It appears by a rename once it is complete, so a run killed
-at any moment, or a full disk, leaves the previous one usable. Every leaf carries a CRC-32 (orbax checks its own
-bookkeeping, not the values), so a damaged checkpoint is noticed and the one before it is used.
+at any moment, or a full disk, leaves the previous one usable. `seal.json` holds the size and CRC-32 of every file of
+orbax (which checks its own bookkeeping, not the values), the leaves and the driver's metadata; a checkpoint is read
+only if all of that is right, and the one before it is used otherwise.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from launch.runtime import files, trees
 FOLDER = "checkpoints"
 # Names of a checkpoint that is being written and of one that is being removed; neither is a number.
 _PENDING, _REMOVED = "pending", "removed"
+_SEAL = "seal.json"
 
 
 class CheckpointError(OSError):
@@ -73,12 +75,12 @@ class Checkpointer:
             CheckpointError: it could not be written (full disk, ...); the checkpoints before it are intact.
         """
         leaves = trees.named_leaves(tree)
-        arrays = {name: trees.to_host(leaf) for name, leaf in leaves.items()}
-        table = [[name, trees.describe(leaf), _checksum(arrays[name])] for name, leaf in leaves.items()]
-        record = json.loads(json.dumps({"metadata": metadata, "leaves": table}))
+        record = {"metadata": metadata, "leaves": {name: trees.describe(leaf) for name, leaf in leaves.items()}}
+        json.dumps(record)  # what is not JSON is the caller's mistake, not one of the disk
         try:
             self._clean()
-            _write(self.folder / _PENDING, list(arrays.values()), record)
+            _write(self.folder / _PENDING, [trees.to_host(leaf) for leaf in leaves.values()])
+            _seal(self.folder / _PENDING, record)
             self._swap_in(iteration)
         except Exception as error:
             self._clean()
@@ -131,44 +133,73 @@ class Checkpointer:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(path: Path, arrays: list[np.ndarray], record: dict[str, Any]) -> None:
+def _write(path: Path, arrays: list[np.ndarray]) -> None:
     import orbax.checkpoint as ocp  # 0.5 s: only a run that saves pays for it
 
-    # orbax refuses arrays without elements and trees without leaves; the table alone brings the former back.
+    # orbax refuses arrays without elements and trees without leaves; their descriptions alone bring them back.
     item = {str(number): array for number, array in enumerate(arrays) if array.size} or {"none": np.zeros(1)}
     path.parent.mkdir(exist_ok=True)
     with _quiet():
-        ocp.PyTreeCheckpointer().save(path, item, custom_metadata=record)
+        ocp.PyTreeCheckpointer().save(path, item)
 
 
 def _read(path: Path, template: Any) -> tuple[Any, dict[str, Any]]:
-    try:
-        stored, record = _load(path)
-        table = [(str(name), str(kind), int(checksum)) for name, kind, checksum in record["leaves"]]
-        metadata = record["metadata"]
-    except Exception as error:
-        raise _Damaged(_reason(error)) from error
+    record = _unseal(path)
     leaves = trees.named_leaves(template)
-    trees.check_leaves({name: kind for name, kind, _ in table}, leaves, f"checkpoint {path}")
-    values = {}
-    for number, (name, _, checksum) in enumerate(table):
-        shape, dtype = trees.stored_form(leaves[name])
-        value = stored.pop(str(number)) if str(number) in stored else np.zeros(shape, dtype)
-        if value.shape != shape or value.dtype != dtype or _checksum(value) != checksum:
-            raise _Damaged(f"the checksum of '{name}' is wrong")
-        values[name] = trees.from_host(leaves[name], value)
-    return jax.tree.unflatten(jax.tree.structure(template), [values[name] for name in leaves]), metadata
+    trees.check_leaves(record["leaves"], leaves, f"checkpoint {path}")
+    forms = {name: trees.stored_form(leaf) for name, leaf in leaves.items()}
+    try:
+        stored = _load(path, [str(number) for number, (shape, _) in enumerate(forms.values()) if 0 not in shape])
+        values = [
+            trees.from_host(leaf, stored.pop(str(number), np.zeros(shape, dtype)))
+            for number, (leaf, (shape, dtype)) in enumerate(zip(leaves.values(), forms.values(), strict=True))
+        ]
+    except (ValueError, OSError) as error:
+        raise _Damaged(_reason(error)) from error
+    return jax.tree.unflatten(jax.tree.structure(template), values), record["metadata"]
 
 
-def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _load(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
+    if not names:
+        return {}
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
     with _quiet():
-        checkpointer = ocp.PyTreeCheckpointer()
-        record = checkpointer.metadata(path).custom_metadata
-        names = [str(n) for n, (_, kind, _) in enumerate(record["leaves"]) if not trees.is_empty(kind)] or ["none"]
-        as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)), record
+        return ocp.PyTreeCheckpointer().restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+
+
+def _seal(path: Path, record: dict[str, Any]) -> None:
+    """Write the seal: a line with the CRC-32 of the next, then `record` and the size and CRC-32 of every file."""
+    sums = {str(file.relative_to(path)): _checksum(file) for file in sorted(path.rglob("*")) if file.is_file()}
+    line = json.dumps({**record, "files": sums}).encode()
+    files.write_atomic(path / _SEAL, b"%d\n%s\n" % (zlib.crc32(line), line))
+
+
+def _unseal(path: Path) -> dict[str, Any]:
+    """Check every file of a checkpoint and return the sealed record."""
+    try:
+        checksum, line, _ = (path / _SEAL).read_bytes().split(b"\n")
+        if int(checksum) != zlib.crc32(line):
+            raise _Damaged(f"the checksum of {_SEAL} is wrong")
+        record = json.loads(line)
+        for name, expected in record["files"].items():
+            if _checksum(path / name) != expected:
+                raise _Damaged(f"the checksum of {name} is wrong")
+    except FileNotFoundError as error:
+        raise _Damaged(f"{Path(error.filename).name} is missing") from None
+    except (ValueError, OSError) as error:
+        raise _Damaged(f"{_SEAL}: {_reason(error)}") from None
+    return record
+
+
+def _checksum(path: Path) -> list[int]:
+    """Size and CRC-32 of a file."""
+    size = checksum = 0
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            size, checksum = size + len(part), zlib.crc32(part, checksum)
+    return [size, checksum]
 
 
 @contextlib.contextmanager
@@ -181,10 +212,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _reason(error: Exception) -> str:

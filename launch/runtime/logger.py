@@ -174,9 +174,7 @@ class RunLogger:
             ValueError: the state is of another number of runs, or a file has lost rows that it counts on.
         """
         if len(state["recent"]) != self.num_runs:
-            raise ValueError(
-                f"the checkpoint has {len(state['recent'])} runs, this command makes {self.num_runs}"
-            )
+            raise ValueError(f"the checkpoint has {len(state['recent'])} runs, this command makes {self.num_runs}")
         self._begin(state["t_start"], state["elapsed"], state["step"])
         files.truncate(self.folder / METRICS_FILE, state["metrics_bytes"])
         for monitor, lengths in zip(self._monitors, state["monitors"], strict=True):

@@ -39,6 +39,7 @@ class ProgressLine:
 
     def start(self, step: int) -> None:
         """Begin to measure: the run stands at `step` (not 0 when resumed)."""
+        self._samples.clear()
         self._samples.append((time.monotonic(), step))
         self._shown_time, self._shown_step = time.monotonic(), step
 

@@ -28,13 +28,6 @@ from launch.runtime.sweep import Plan, plan
 EVALUATION_SEED = 1_000_003  # during training always the same episodes, so that evaluations compare
 FINAL_EVALUATION_SEED = 2_000_003  # the reported score comes from episodes that chose nothing
 SECONDS_PER_CHUNK = 1.0
-_OPTION_NAMES = ("env", "simulator", "srl_model", "continuous", "joints", "random_target", "shape_reward")
-_OPTION_NAMES += ("action_repeat", "num_stack", "multi_view", "fpv", "image_size")
-
-
-def env_options(args: Namespace) -> EnvOptions:
-    """Pick the environment's options out of the flags."""
-    return EnvOptions(**{name: getattr(args, name) for name in _OPTION_NAMES if hasattr(args, name)})
 
 
 def build_driver(
@@ -93,7 +86,7 @@ def train(
     Raises:
         ValueError: The options are invalid; nothing has been written.
     """
-    options = env_kwargs or env_options(args)
+    options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
     driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers)

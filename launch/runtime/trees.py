@@ -49,11 +49,6 @@ def describe(leaf: Any) -> str:
     return f"{array.dtype}[{','.join(map(str, array.shape))}]"
 
 
-def is_empty(kind: str) -> bool:
-    """Whether an array so described (see `describe`) has no elements."""
-    return "0" in kind[kind.index("[") + 1 : -1].split(",")
-
-
 def from_host(template: Any, value: np.ndarray) -> Any:
     """Turn stored bits back into what `template` is: a JAX array with its sharding, typed keys, NumPy or a number.
 

@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from agents.registry import ActionType, registered_rl
-from launch.runtime.errors import UsageError, hint
+from launch.runtime.errors import UsageError, nearest
 
 MAX_PORT = 65534
 _BRAX_PREFIX = "brax/"
@@ -54,7 +54,9 @@ def _check_environment(env: str, simulator: str) -> None:
     elif env in registered_twin and simulator == "jax":
         return
     elif env not in registered_env and ":" not in env and env not in (ids := _gymnasium_ids()):
-        raise UsageError(f"unknown environment {env}{hint(env, [*registered_env, *brax, *ids])}")
+        match = nearest(env, [*registered_env, *brax, *ids])
+        advice = f"did you mean {match}?" if match else f"the toolbox has {', '.join(registered_env)}"
+        raise UsageError(f"unknown environment {env}; {advice}")
     elif simulator == "jax":
         twins = ", ".join([*sorted(registered_twin), "brax/NAME"])
         raise UsageError(f"--simulator=jax: {env} has no JAX twin; these have one: {twins}")
@@ -120,18 +122,18 @@ def _constructor_keywords(env: str, simulator: str) -> set[str] | None:
 
 
 def _signature(module: str, name: str) -> set[str] | None:
-    """Read the argument names of `module:name`'s constructor from its source file."""
+    """Read the argument names of `module:name`'s constructor from its source, None where it is inherited."""
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders if (file := Path(folder, *rest).with_suffix(".py")).is_file()]
-    if not files:
-        return None
-    for node in ast.parse(files[0].read_text(encoding="utf-8")).body:
+    body = ast.parse(files[0].read_text(encoding="utf-8")).body if files else []
+    for node in body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name == "__init__":
                     return {arg.arg for arg in (*method.args.args, *method.args.kwonlyargs)}
+            return None if node.bases or node.decorator_list else set()
     return None
 
 

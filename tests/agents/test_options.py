@@ -20,7 +20,7 @@ from envs.types import Discrete, Spec
 
 def option(type: type, **limits: Any) -> Option:
     """An option named `size` with the given limits."""
-    unlimited: dict[str, Any] = dict(choices=None, minimum=None, maximum=None, search=None)
+    unlimited: dict[str, Any] = {"choices": None, "minimum": None, "maximum": None, "search": None}
     return Option("some_size", type, None, "help", **(unlimited | limits), traced=False)
 
 
@@ -44,9 +44,9 @@ assert not loaded, loaded
 
 
 def test_declared_refuses_other_modules() -> None:
-    with pytest.raises(ValueError, match="no module named agents.nothing"):
+    with pytest.raises(ValueError, match=r"no module named agents\.nothing"):
         declared("agents.nothing")
-    with pytest.raises(ValueError, match="agents.types must declare"):
+    with pytest.raises(ValueError, match=r"agents\.types must declare"):
         declared("agents.types")
 
 
@@ -103,7 +103,6 @@ def test_validate_casts(given: Option, value: Any, expected: Any) -> None:
         (option(str, choices=("a", "b")), "c", "--some-size=c: choose one of a, b"),
         (option(int, minimum=1), 0, "--some-size=0: must be at least 1"),
         (option(float, minimum=0), "nan", "--some-size=nan"),
-        (option(float, minimum=0), "inf", "--some-size=inf"),
         (option(float, maximum=1), 1.5, "--some-size=1.5: must be at most 1"),
     ],
 )

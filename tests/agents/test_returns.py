@@ -27,7 +27,13 @@ def rollout() -> dict[str, np.ndarray]:
     within = ~(terminated | truncated)[:-1]
     next_value[:-1][within] = value[1:][within]
     reward = rng.normal(size=(T, N)).astype(np.float32)
-    return dict(reward=reward, terminated=terminated, truncated=truncated, value=value, next_value=next_value)
+    return {
+        "reward": reward,
+        "terminated": terminated,
+        "truncated": truncated,
+        "value": value,
+        "next_value": next_value,
+    }
 
 
 def advantages(rollout: dict[str, np.ndarray], lam: float) -> np.ndarray:

@@ -63,7 +63,7 @@ def test_rmsprop_is_tensorflows() -> None:
 
 
 def test_adam_steps_by_hand() -> None:
-    """First step: both corrected moments equal g and g^2, so that each weight moves by rate * sign(g) / (1 + eps/|g|)."""
+    """In the first step the corrected moments are g and g^2, so that each weight moves by about rate * sign(g)."""
     transform, rate, epsilon = optax.scale_by_adam(eps=1e-5), 0.1, 1e-5
     params = jnp.array([1.0, -2.0])
     state = transform.init(params)

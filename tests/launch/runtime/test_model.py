@@ -88,7 +88,7 @@ def test_failed_write_leaves_the_old_model(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(CheckpointError, match="cannot save the model in .*: File too large") as error:
+        with pytest.raises(CheckpointError, match=r"cannot save the model in .*: File too large") as error:
             save_model(tmp_path, BEST, np.random.default_rng(0).random(100_000), {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -160,7 +160,7 @@ def drop_a_leaf(folder: Path) -> None:
 def test_damaged_model_is_one_line(tmp_path: Path, damage: Any) -> None:
     folder = save_model(tmp_path, BEST, {"w": np.zeros((40, 30))}, {})
     damage(folder)
-    with pytest.raises(ValueError, match="model .*best: (model.json|params.npz) ") as error:
+    with pytest.raises(ValueError, match=r"model .*best: (model.json|params.npz) ") as error:
         load_model(folder, {"w": np.zeros((40, 30))})
     assert "\n" not in str(error.value)
 

@@ -1,0 +1,76 @@
+"""The camera that rides on the robot of MobileRobotGymEnv-v0 and looks along its heading, in JAX.
+
+The camera never turns, so the robot's own bonnet, the sky and the rays are the same in every picture; only where the
+rays meet the floor, the walls and the target has to be worked out for each frame.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from envs import mobile_arena as arena
+from envs.render.mobile_scene import ROBOT, TARGET, WALLS
+from envs.render.solids import SKY, Rays, floor_colour, moved, trace, unpack
+
+FAR = 100.0  # depth at which PyBullet's camera stops drawing (m)
+
+
+class FirstPersonRenderer:
+    """Draws pictures of one size.
+
+    Args:
+        size: Width and height in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        everything = _rays(size, 0)
+        # Everything stands on the floor and below the camera: rows above the horizon show only sky.
+        self._horizon = int(np.sum(-everything.direction[2] * FAR < everything.origin[2]))
+        rays = _rays(size, self._horizon)
+        x, y, z = (direction.astype(np.float32) for direction in rays.direction)
+        self._rays = Rays(rays.origin, (x, y, z))
+        shape = (size - self._horizon, size)
+        self._depth = np.broadcast_to(rays.origin[2] / -z, shape)
+        reach, bonnet = trace(ROBOT, rays, np.full(shape, SKY), np.full(shape, np.inf), np)
+        self._on_robot, self._bonnet = np.isfinite(reach), bonnet
+
+    def __call__(self, robot: jax.Array, target: jax.Array) -> jax.Array:
+        """Draw one picture.
+
+        Args:
+            robot: float32 [2], x and y of the robot (m).
+            target: float32 [2], x and y of the target (m).
+
+        Returns:
+            uint8 [size, size, 3]
+        """
+        rays = moved(self._rays, -robot[0], -robot[1])
+        depth = jnp.asarray(self._depth)
+        x, y = (rays.origin[axis] + depth * rays.direction[axis] for axis in (0, 1))
+        depth, colour = trace(WALLS, rays, floor_colour(x, y, jnp), depth, jnp)
+        _, colour = trace((TARGET,), moved(rays, target[0], target[1]), colour, depth, jnp)
+        colour = jnp.where(self._on_robot, self._bonnet, colour)
+        sky = jnp.full((self._horizon, self.size), SKY)
+        return unpack(jnp.concatenate([sky, colour]))
+
+
+def _rays(size: int, first_row: int) -> Rays:
+    """Rays of pixels from the eye of a robot at the origin, rows [size - first_row, 1] and columns [1, size].
+
+    One unit of distance is one metre along the camera's axis.
+    """
+    pitch = math.radians(arena.FPV_PITCH)
+    scale = math.tan(math.radians(arena.FPV_FOV / 2)) / (size / 2)
+    rows, columns = np.arange(first_row, size)[:, None], np.arange(size)[None, :]
+    # The renderer samples pixels at their lower left corners. The nudges keep the divisions by a direction finite.
+    up = (size / 2 - 1 - rows) * scale + 1e-6
+    right = (columns - size / 2) * scale + 1e-6
+    ahead, height = math.cos(pitch), math.sin(pitch)
+    eye_x = arena.FPV_TARGET_AHEAD - arena.FPV_DISTANCE * ahead
+    eye_z = arena.FPV_TARGET_HEIGHT - arena.FPV_DISTANCE * height
+    return Rays((eye_x, 0.0, eye_z), (ahead - height * up, -right, height + ahead * up))
