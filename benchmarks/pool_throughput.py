@@ -2,9 +2,9 @@
 
     python benchmarks/pool_throughput.py --env HalfCheetahBulletEnv-v0 --num-envs 8 16
 
-The three step the same environments, seeded alike, with the same precomputed random actions; nobody acts. The raw loop is the bound:
-each of its processes steps its share of the environments and talks to no one. Every round measures all three in
-random order, so that a disturbance by other processes hits all alike; the ratios printed are medians over the rounds.
+The three step the same environments, seeded alike, with the same precomputed random actions; nobody acts. The raw loop
+is the bound: each of its processes steps its share of the environments and talks to no one. Every round measures all
+three in random order, so that a disturbance by other processes hits all alike; the ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from envs.host.vector import VectorPool  # noqa: E402
-from envs.host.worker import episode_seed  # noqa: E402
-from envs.make import EnvOptions, HostFactory, host_factory, host_spec  # noqa: E402
-from envs.types import Discrete, Spec  # noqa: E402
+from envs.host.vector import VectorPool
+from envs.host.worker import episode_seed
+from envs.make import EnvOptions, HostFactory, host_factory, host_spec
+from envs.types import Discrete, Spec
 
 Stepper = Callable[[int], float]  # steps every environment so many times, returns the seconds it took
 

@@ -75,6 +75,12 @@ class EnvOptions:
         names = [field.name for field in dataclasses.fields(cls) if hasattr(args, field.name)]
         return cls(**{name: getattr(args, name) for name in names})
 
+    @classmethod
+    def from_args(cls, args: Any) -> EnvOptions:
+        """Take the options from parsed flags, by name; those that `args` lacks keep their defaults."""
+        given = vars(args)
+        return cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
+
     @property
     def on_device(self) -> bool:
         """Whether the environment runs on the device: the JAX simulator, and everything from brax."""
@@ -190,7 +196,8 @@ def _gymnasium_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
     import gymnasium
 
     if env_id in registered_env:
-        return gymnasium.envs.registration.EnvSpec(env_id, entry_point=registered_env[env_id][0])
+        entry: Any = registered_env[env_id][0]
+        return gymnasium.envs.registration.EnvSpec(env_id, entry_point=entry)
     if env_id.endswith("BulletEnv-v0"):
         importlib.import_module("pybullet_envs_gymnasium")  # registers its ids
     module, separator, name = env_id.rpartition(":")

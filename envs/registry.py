@@ -28,7 +28,7 @@ class ThreadingType(Enum):
 
 _SRL_ENV = "envs.host.srl_env:SRLGymEnv"
 
-# NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class may be given as "module:Class", which keeps it unloaded.
+# NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class as "module:Class" is loaded by `resolve` only.
 registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingType]] = {
     "KukaButtonGymEnv-v0": (
         "envs.host.kuka_button:KukaButtonGymEnv",

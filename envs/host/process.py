@@ -31,6 +31,7 @@ class WorkerProcess:
         """Start the process and send it its set-up."""
         self.connection, inherited = socket.socketpair()
         self.connection.settimeout(START_TIMEOUT)
+        self._commands = self.connection.fileno()
         environment = dict(os.environ) | dict.fromkeys(_THREAD_LIMITS, "1")
         # The parent's own search path, so that both import the same modules from wherever the parent was started.
         environment["PYTHONPATH"] = os.pathsep.join(_import_path())
@@ -71,10 +72,10 @@ class WorkerProcess:
 
     def transmit(self, message: bytes) -> None:
         """Send a command of one byte; a dead worker is noticed when it does not answer."""
-        try:
-            os.write(self.connection.fileno(), message)
+        try:  # not contextlib.suppress: this is in the path of every step
+            os.write(self._commands, message)
         except OSError:
-            pass
+            return
 
     def failure(self) -> Failure | None:
         """What the worker says went wrong in it, if it does."""

@@ -58,6 +58,15 @@ class PoolStep(NamedTuple):
     next_obs: np.ndarray
 
 
+class _Views(NamedTuple):
+    """A group's rows of the shared arrays."""
+
+    action: np.ndarray
+    active: np.ndarray
+    ended: np.ndarray
+    step: PoolStep
+
+
 def _anonymous_memory() -> int:
     """A file descriptor of memory without a name: it is gone when the last process that holds it is."""
     if hasattr(os, "memfd_create"):
@@ -105,6 +114,8 @@ class VectorPool:
         self._auto_reset = auto_reset
         self._ready = False
         self._workers: list[WorkerProcess] = []
+        self._channels: list[Channel] = []
+        self._views: list[_Views] = []
         self._deaths: dict[int, tuple[int, int]] = {}
         self._order = np.concatenate(self.groups)  # environment index of each slot; a group's slots are contiguous
         self._slot = np.argsort(self._order)
@@ -158,15 +169,14 @@ class VectorPool:
         self._memory = Memory(self._descriptor, self.spec, self.num_envs, len(self._pipes), len(self._workers))
         self._memory.episode[:] = -1
         self._memory.current[:] = -1
-        self._channels, self._actions, self._actives, self._steps = [], [], [], []
         start = 0
         for number, group in enumerate(self.groups):
             rows = slice(start, start + len(group))
             start += len(group)
             self._add_channel([worker for worker in self._workers if worker.setup.groups[number]])
-            self._actions.append(self._memory.action[rows])
-            self._actives.append(self._memory.active[rows])
-            self._steps.append(PoolStep(*(getattr(self._memory, name)[rows] for name in PoolStep._fields)))
+            names = ("action", "active", "ended", *PoolStep._fields)
+            action, active, ended, *results = (getattr(self._memory, name)[rows] for name in names)
+            self._views.append(_Views(action, active, ended, PoolStep(*results)))
         self._add_channel(self._workers)  # the last one resets
         for worker in self._workers:
             worker.acquaint(self.spec)
@@ -227,8 +237,9 @@ class VectorPool:
         channel = self._channels[group]
         if channel.busy:
             raise RuntimeError(f"send() for group {group} twice: receive() it first")
-        self._actions[group][...] = actions
-        self._actives[group][...] = True if active is None else active
+        views = self._views[group]
+        views.action[...] = actions
+        views.active[...] = True if active is None else active
         channel.start()
 
     def receive(self, group: int) -> PoolStep:
@@ -248,10 +259,10 @@ class VectorPool:
         if not channel.busy:
             raise RuntimeError(f"receive() for group {group} without send()")
         self._await(channel)
-        step = self._steps[group]
+        views = self._views[group]
         if not self._auto_reset:
-            self._memory.ended[self._slot[self.groups[group]]] |= step.terminated | step.truncated
-        return step
+            np.logical_or(views.ended, views.step.terminated | views.step.truncated, out=views.ended)
+        return views.step
 
     def close(self) -> None:
         """End the workers, in order where they answer; may be called again."""
@@ -287,7 +298,7 @@ class VectorPool:
                 self._look_after(channel, watch)
                 continue
             if number == FAILED:
-                raise self._failed(*(f for f in map(WorkerProcess.failure, self._workers) if f))
+                raise self._failed(next(filter(None, map(WorkerProcess.failure, self._workers))))
             heard = self._channels[number]
             heard.complete = heard.finished()
         channel.busy = False
@@ -356,8 +367,8 @@ class VectorPool:
         worker.kill()
         return self._fail(f"{name} did not answer within {self.timeout:g} s: its worker was killed")
 
-    def _failed(self, failure: Failure, *others: Failure) -> WorkerError:
-        """Close the pool; the error to raise for what a worker told (the first, where several did)."""
+    def _failed(self, failure: Failure) -> WorkerError:
+        """Close the pool; the error to raise for what a worker told."""
         error = self._fail(failure.message)
         error.add_note(failure.details)
         return error

@@ -157,8 +157,8 @@ class _Worker:
         return ended
 
     def check(self, slot: int, observation: np.ndarray) -> None:
-        """Raise unless every number of an observation is finite."""
-        if self.floats and not np.isfinite(observation).all():
+        """Raise unless every number of an observation is finite: then their sum is, and it costs a third of isfinite."""
+        if self.floats and not math.isfinite(np.add.reduce(observation, None, np.float64)):
             raise self.failure(slot, f"its observation is not finite (episode {self.memory.episode[slot]})")
 
     def failure(self, slot: int, text: str) -> _EnvironmentError:

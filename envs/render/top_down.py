@@ -62,7 +62,7 @@ class TopDownRenderer:
         pixels = [first + jnp.arange(count) for first, count in zip(corner, window, strict=True)]
         rays = moved(self._rays(pixels[0][:, None], pixels[1][None, :]), position[0], position[1])
         distance, colour = trace(solids, rays, jnp.zeros(window, jnp.uint32), jnp.full(window, jnp.inf), jnp)
-        start = (*corner, 0)
+        start = (corner[0], corner[1], 0)
         behind = jax.lax.dynamic_slice(frame, start, (*window, 3))
         drawn = jnp.where(jnp.isfinite(distance)[..., None], unpack(colour), behind)
         return jax.lax.dynamic_update_slice(frame, drawn, start)

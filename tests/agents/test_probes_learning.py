@@ -108,24 +108,76 @@ def actor_critic(agent: Agent, state: AgentState, spec: Spec, config: Any, obs: 
     return np.asarray(values), actions[:, 1] if isinstance(spec.action, Discrete) else actions
 
 
-A2C = {"num_cpu": 32, "learning_rate": 0.01, "gamma": GAMMA, "ent_coef": 0.0}
+A2C = {"num_cpu": 32, "learning_rate": 0.02, "lr_schedule": "linear", "gamma": GAMMA, "ent_coef": 0.0}
 PPO2 = {"num_cpu": 32, "n_steps": 8, "learning_rate": 0.02, "gamma": GAMMA, "ent_coef": 0.0, "nminibatches": 2}
 LEARNERS = {"a2c": (a2c, a2c.A2C, A2C), "ppo2": (ppo2, ppo2.PPO2, PPO2)}
+# A wide Gaussian is best placed off the best action, because what exceeds the bounds is clipped.
+NARROW = {"log_std_init": -1.0, "n_steps": 8}
 
 
 @pytest.mark.parametrize(
     ("name", "on_host", "continuous", "iterations"),
     [
-        ("a2c", False, False, 600),
-        ("a2c", True, True, 600),
-        ("ppo2", False, True, 100),
-        ("ppo2", True, False, 100),
+        ("a2c", True, False, 300),
+        ("a2c", False, True, 1000),
+        ("ppo2", False, False, 100),
+        ("ppo2", True, True, 100),
     ],
 )
 def test_actor_critics_solve_all_probes(name: str, on_host: bool, continuous: bool, iterations: int) -> None:
     module, algorithm, options = LEARNERS[name]
-    options = options | {"net_arch": ()}
+    options = options | {"net_arch": ()} | (NARROW if continuous else {})
     env = Suite(continuous)
     agent, state = learn(module, algorithm, env, iterations, on_host, options)
     obs = np.eye(env.obs_size, dtype=np.float32)
     env.check(*actor_critic(agent, state, env.spec, algorithm.configure(options)[0], obs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.__name__)
+def test_actor_critics_solve_each_probe(probe: type[Probe], name: str, continuous: bool) -> None:
+    """One probe at a time with hidden layers, to tell which skill is missing."""
+    module, algorithm, options = LEARNERS[name]
+    options = options | {"net_arch": (8, 8)} | (NARROW if continuous else {})
+    env = probe(continuous)
+    agent, state = learn(module, algorithm, env, 1000 if name == "a2c" else 150, False, options)
+    answers = env.answers(GAMMA)
+    check(answers, *actor_critic(agent, state, env.spec, algorithm.configure(options)[0], answers.obs), probe.__name__)
+
+
+@pytest.mark.parametrize(("algo_type", "on_host"), [("v1", True), ("v2", False)], ids=["v1-host", "v2-device"])
+def test_ars_finds_the_policy(algo_type: str, on_host: bool) -> None:
+    """A linear policy without a bias can read the observation, which is what this probe asks for."""
+    env = ObservedActionReward(continuous=algo_type == "v2")
+    options = {
+        "num_population": 16,
+        "algo_type": algo_type,
+        "top_population": 8,
+        "exploration_noise": 0.1,
+        "step_size": 0.02 if env.continuous else 0.2,
+    }
+    agent, state = learn(ars, ars.ARS, env, 200, on_host, options)
+    answers = env.answers(GAMMA)
+    actions = np.asarray(agent.probabilities(state, answers.obs))
+    check(answers, None, actions if env.continuous else actions[:, 1], algo_type)
+
+
+def test_random_agent_is_uniform() -> None:
+    for action in (Discrete(5), Box((-2.0, 0.0, -np.inf), (3.0, 0.5, np.inf))):
+        spec = Spec("any", (2,), "float32", action)
+        agent = random_agent.make(spec, random_agent.Config(num_cpu=4000))
+        state = agent.init(jax.random.key(0), random_agent.Hyper())
+        drawn, extras = jax.jit(agent.act, static_argnums=3)(state, jnp.zeros((4000, 2)), jax.random.key(1), True)
+        assert extras == {}
+        probabilities = np.asarray(agent.probabilities(state, np.zeros((2, 2))))
+        if isinstance(action, Discrete):
+            assert drawn.dtype == jnp.int32 and drawn.shape == (4000,)
+            assert scipy.stats.chisquare(np.bincount(drawn, minlength=5)).pvalue > 1e-3
+            np.testing.assert_allclose(probabilities, 0.2)
+        else:
+            assert drawn.dtype == jnp.float32 and drawn.shape == (4000, 3)
+            for i, (low, high) in enumerate([(-2.0, 3.0), (0.0, 0.5), (-1.0, 1.0)]):  # unbounded: +-1
+                assert scipy.stats.kstest(np.asarray(drawn[:, i]), "uniform", (low, high - low)).pvalue > 1e-3
+            np.testing.assert_allclose(probabilities, np.tile([0.5, 0.25, 0.0], (2, 1)))

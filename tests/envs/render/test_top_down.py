@@ -1,0 +1,72 @@
+"""The top-down renderer's shortcuts and the solids it draws."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs.render.solids import Box, Disc, Rays, Wheel, brightness, pack, trace, unpack
+from envs.render.top_down import TopDownRenderer
+
+LOW, HIGH = (0.425, 0.2), (3.575, 3.8)
+
+
+@pytest.mark.parametrize("size", [33, 64, 224])
+def test_windows_hold_the_whole_robot_and_target(size) -> None:
+    windowed, whole = TopDownRenderer(size), TopDownRenderer(size)
+    whole._windows = tuple(((size, size), extent) for _, extent in windowed._windows)
+    corners = [(x, y) for x in (LOW[0], HIGH[0]) for y in (LOW[1], HIGH[1])]
+    rng = np.random.default_rng(size)
+    robots = jnp.array([*corners, *rng.uniform(LOW, HIGH, (8, 2))], jnp.float32)
+    targets = jnp.array([*np.clip(corners, 0.4, 3.6), *rng.uniform(0.4, 3.6, (8, 2))], jnp.float32)
+    ours = jax.jit(jax.vmap(windowed.__call__))(robots, targets)
+    full = jax.jit(jax.vmap(whole.__call__))(robots, targets)
+    # A window starts at another pixel: its rays may be rounded to the other side of an edge, never lost in numbers.
+    assert np.any(np.asarray(ours) != np.asarray(full), axis=-1).sum(axis=(1, 2)).max() <= 2
+
+
+def test_only_the_windows_differ_between_situations() -> None:
+    draw = jax.jit(TopDownRenderer(64).__call__)
+    first = np.asarray(draw(jnp.array([1.0, 1.0]), jnp.array([3.0, 1.0])))
+    second = np.asarray(draw(jnp.array([3.0, 3.0]), jnp.array([1.0, 3.0])))
+    changed = np.any(first != second, axis=-1)
+    assert 0 < changed.mean() < 0.1
+
+
+def test_top_faces_have_the_measured_brightness() -> None:
+    up = brightness((0.0, 0.0, 1.0), np)
+    assert [int(255 * value * up) for value in (1.0, 0.8)] == [239, 191]
+    sides = [
+        brightness(normal, np) for normal in ((1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, -1.0, 0.0))
+    ]
+    np.testing.assert_allclose(sides, [0.6, 0.75, 0.69, 0.6], atol=0.003)
+
+
+def test_colours_survive_packing() -> None:
+    packed = pack((1.0, 0.5, 0.0), np.array([1.0, 0.5]), np)
+    np.testing.assert_array_equal(unpack(packed), [(255, 127, 0), (127, 63, 0)])
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_nearest_solid_wins_and_what_lies_behind_is_missed(xp) -> None:
+    low, high = Box((-1, -1, 0), (1, 1, 1), (1.0, 0.0, 0.0)), Box((-0.5, -0.5, 0), (0.5, 0.5, 2), (0.0, 1.0, 0.0))
+    slopes = xp.asarray(np.array([1e-6, 0.1, 0.5]))
+    rays = Rays((0.0, 0.0, 10.0), (slopes, 1e-6, -1.0))
+    distance, colour = trace((low, high), rays, xp.zeros(3, xp.uint32), xp.full(3, xp.inf), xp)
+    np.testing.assert_allclose(distance, [8.0, 9.0, np.inf], atol=1e-5)
+    np.testing.assert_array_equal(unpack(colour), [(0, 239, 0), (239, 0, 0), (0, 0, 0)])
+    upwards = Rays((0.0, 0.0, 10.0), (slopes, 1e-6, 1.0))
+    assert np.all(np.isinf(trace((low, high), upwards, xp.zeros(3, xp.uint32), xp.full(3, xp.inf), xp)[0]))
+
+
+def test_round_solids_are_hit_where_geometry_says() -> None:
+    beside = Rays((np.array([0.0, 0.9, 1.1]), 1e-6, 10.0), (1e-9, 1e-9, -1.0))
+    disc, _ = Disc(1.0, 0.5, (1.0, 1.0, 0.0)).hit(beside, np)
+    np.testing.assert_allclose(disc, [9.5, 9.5, np.inf])
+    wheel = Wheel(0.0, 1.0, 1.0, -0.5, 0.5, 0x111111, 0.5, 0x222222)
+    distance, _ = wheel.hit(beside, np)
+    np.testing.assert_allclose(distance, [8.0, 9.0 - np.sqrt(1 - 0.81), np.inf], atol=1e-6)
+    from_the_side = Rays((1e-9, 10.0, np.array([1.1, 1.8])), (1e-9, -1.0, 1e-9))
+    np.testing.assert_array_equal(wheel.hit(from_the_side, np)[1], [0x222222, 0x111111])
