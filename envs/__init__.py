@@ -13,7 +13,7 @@ def _register_host_environments() -> None:
 
     for name, (entry, *_) in registered_env.items():
         if name not in gymnasium.registry:
-            gymnasium.register(id=name, entry_point=entry)
+            gymnasium.register(id=name, entry_point=str(entry))
 
 
 # The device environments need no Gymnasium: a machine that only trains on an accelerator may lack it.

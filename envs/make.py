@@ -18,7 +18,6 @@ from envs.types import Spec
 if TYPE_CHECKING:
     import gymnasium
 
-SIMULATORS = ("pybullet", "jax")
 BRAX_PREFIX = "brax/"
 
 # Options that reach the constructor of an environment: field -> (keyword, flag). An environment takes an option when
@@ -75,12 +74,6 @@ class EnvOptions:
         names = [field.name for field in dataclasses.fields(cls) if hasattr(args, field.name)]
         return cls(**{name: getattr(args, name) for name in names})
 
-    @classmethod
-    def from_args(cls, args: Any) -> EnvOptions:
-        """Take the options from parsed flags, by name; those that `args` lacks keep their defaults."""
-        given = vars(args)
-        return cls(**{field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given})
-
     @property
     def on_device(self) -> bool:
         """Whether the environment runs on the device: the JAX simulator, and everything from brax."""
@@ -111,7 +104,7 @@ class HostFactory:
 
         try:
             env = gymnasium.make(self.spec)
-        except gymnasium.error.DependencyNotInstalled as error:
+        except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise ValueError(f"{self.spec.id} needs a package that is not installed: {error}") from None
         return adapt(env, self.num_stack, self.spec.id)
 

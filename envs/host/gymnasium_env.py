@@ -10,11 +10,12 @@ import numpy as np
 from envs.types import Box, Discrete, Spec
 
 
-class Float32Observation(gymnasium.ObservationWrapper):
+class Float32Observation(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
     """Casts the observations of a `Box` space to float32, shape unchanged."""
 
     def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
+        gymnasium.utils.RecordConstructorArgs.__init__(self)
+        gymnasium.ObservationWrapper.__init__(self, env)
         space = env.observation_space
         assert isinstance(space, gymnasium.spaces.Box)
         with np.errstate(over="ignore"):  # bounds beyond float32 become infinite
@@ -26,14 +27,15 @@ class Float32Observation(gymnasium.ObservationWrapper):
         return np.asarray(observation, np.float32)
 
 
-class FrameStack(gymnasium.Wrapper):
+class FrameStack(gymnasium.Wrapper, gymnasium.utils.RecordConstructorArgs):
     """Joins the last `num_stack` observations along the last axis, newest last, zeros before the first.
 
     [..., C] becomes [..., num_stack * C]; the rule of stable-baselines' `VecFrameStack`.
     """
 
     def __init__(self, env: gymnasium.Env, num_stack: int) -> None:
-        super().__init__(env)
+        gymnasium.utils.RecordConstructorArgs.__init__(self, num_stack=num_stack)
+        gymnasium.Wrapper.__init__(self, env)
         space = env.observation_space
         assert isinstance(space, gymnasium.spaces.Box)
         self.observation_space = gymnasium.spaces.Box(

@@ -2,8 +2,9 @@
 
 A worker is a fresh interpreter started by `subprocess`, not by `multiprocessing`: spawning through multiprocessing
 would import the parent's main module, and jax with it, into every worker, and forking a process that runs jax threads
-can deadlock. Observations, actions, rewards and flags lie in anonymous shared memory that has no name to leak; what
-travels per worker and group is one byte each way.
+can deadlock. Observations, actions, rewards and flags lie in shared memory that has no name to leak. What travels is
+one byte to each worker per step of a group, and one byte back from the worker that is done last: the pool sleeps until
+a whole group is ready, because every wake-up takes a core away from a simulation.
 """
 
 from __future__ import annotations
@@ -267,14 +268,16 @@ class VectorPool:
     def close(self) -> None:
         """End the workers, in order where they answer; may be called again."""
         workers, self._workers = self._workers, []
+        if self._channels:  # the workers listen
+            for worker in workers:
+                worker.transmit(bytes([CLOSE]))
+            deadline = time.monotonic() + CLOSE_TIMEOUT
+            for worker in workers:
+                try:
+                    worker.process.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    logger.warning("worker %d did not close its environments in time: killed", worker.setup.worker)
         for worker in workers:
-            worker.transmit(bytes([CLOSE]))
-        deadline = time.monotonic() + CLOSE_TIMEOUT
-        for worker in workers:
-            try:
-                worker.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                logger.warning("worker %d did not close its environments in time: killed", worker.setup.worker)
             worker.kill()
         if self._descriptor >= 0:
             for descriptor in (self._descriptor, *(end for pipe in self._pipes for end in pipe)):
@@ -295,6 +298,8 @@ class VectorPool:
             try:
                 number = os.read(self._replies.fileno(), 1)[0]
             except BlockingIOError:
+                number = None
+            if number is None:
                 self._look_after(channel, watch)
                 continue
             if number == FAILED:

@@ -5,6 +5,7 @@ Never imports jax: a worker starts in well under a second and stays small.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import os
@@ -157,7 +158,7 @@ class _Worker:
         return ended
 
     def check(self, slot: int, observation: np.ndarray) -> None:
-        """Raise unless every number of an observation is finite: then their sum is, and it costs a third of isfinite."""
+        """Raise unless every number of an observation is finite: only then is their sum, which is cheaper to take."""
         if self.floats and not math.isfinite(np.add.reduce(observation, None, np.float64)):
             raise self.failure(slot, f"its observation is not finite (episode {self.memory.episode[slot]})")
 
@@ -192,14 +193,13 @@ def main(descriptor: int, lifeline: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it closes its workers in order
     _die_with_pool(lifeline)
     connection = socket.socket(fileno=descriptor)
-    worker = _Worker(connection, receive_object(connection))
-    try:
-        worker.build()
-        worker.serve()
-    except _EnvironmentError as error:
-        worker.tell(Failure(str(error), traceback.format_exc()))
-    except (EOFError, ConnectionError):
-        return  # the pool is gone
-    finally:
-        for env in worker.envs.values():
-            env.close()
+    with contextlib.suppress(EOFError, ConnectionError):  # the pool is gone
+        worker = _Worker(connection, receive_object(connection))
+        try:
+            worker.build()
+            worker.serve()
+        except _EnvironmentError as error:
+            worker.tell(Failure(str(error), traceback.format_exc()))
+        finally:
+            for env in worker.envs.values():
+                env.close()

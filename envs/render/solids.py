@@ -16,7 +16,7 @@ Array = Any  # of the array module in use
 
 # Measured on PyBullet 3.2.7's renderer, on a white sphere: default light, ambient, diffuse and specular shares.
 _LIGHT = tuple(v / math.sqrt(50**2 + 30**2 + 100**2) for v in (-50.0, 30.0, 100.0))
-_AMBIENT, _DIFFUSE, _SPECULAR, _SHININESS = 0.6, 0.35, 0.05, 2.4
+_AMBIENT, _DIFFUSE, _SPECULAR = 0.6, 0.35, 0.0512
 
 # Texture of PyBullet's floor, squares of 1 m.
 FLOOR_WHITE: Rgb = (1.0, 1.0, 1.0)
@@ -42,7 +42,7 @@ def brightness(normal: tuple[Array, Array, Array], xp: Any) -> Array:
     """Factor of the material's colour for a unit normal, given by its components."""
     facing = normal[0] * _LIGHT[0] + normal[1] * _LIGHT[1] + normal[2] * _LIGHT[2]
     gloss = xp.maximum(2 * normal[2] * facing - _LIGHT[2], 0.0)
-    return _AMBIENT + _DIFFUSE * xp.maximum(facing, 0.0) + _SPECULAR * gloss**_SHININESS
+    return _AMBIENT + _DIFFUSE * xp.maximum(facing, 0.0) + _SPECULAR * gloss * gloss * xp.sqrt(gloss)
 
 
 def pack(rgb: Rgb, factor: Array, xp: Any) -> Array:
@@ -152,8 +152,8 @@ class Disc(NamedTuple):
         enter, seen = _overlap(spans, xp)
         reach = xp.where(seen, enter, 0.0)
         nx, ny, nz = x + reach * dx, y + reach * dy, z + reach * dz - self.height / 2
-        length = xp.sqrt(nx * nx + ny * ny + nz * nz)
-        colour = pack(self.rgb, brightness((nx / length, ny / length, nz / length), xp), xp)
+        scale = 1.0 / xp.sqrt(nx * nx + ny * ny + nz * nz)
+        colour = pack(self.rgb, brightness((nx * scale, ny * scale, nz * scale), xp), xp)
         return xp.where(seen, enter, xp.inf), colour
 
 
@@ -165,9 +165,9 @@ def _between(origin: Array, direction: Array, low: float, high: float, xp: Any) 
 
 def _around(a: Array, b: Array, da: Array, db: Array, radius: float, xp: Any) -> tuple[Array, Array]:
     """Where rays enter and leave an endless cylinder, in the plane across its axis; (inf, -inf) where they miss."""
-    square = da * da + db * db
-    middle = -(a * da + b * db) / square
-    room = middle * middle - (a * a + b * b - radius * radius) / square
+    inverse = 1.0 / (da * da + db * db)
+    middle = -(a * da + b * db) * inverse
+    room = middle * middle - (a * a + b * b - radius * radius) * inverse
     half = xp.sqrt(xp.maximum(room, 0.0))
     return xp.where(room < 0, xp.inf, middle - half), xp.where(room < 0, -xp.inf, middle + half)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +16,9 @@ from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.types import Spec
 from launch.runtime.checkpoint import Checkpointer
-from launch.runtime.drivers.common import Chunk, Driver
+from launch.runtime.drivers.common import Driver
 from launch.runtime.env_globals import environment_globals
+from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import RunLogger
 from launch.runtime.model import BEST, FINAL, model_folder, save_model
 from launch.runtime.policy import model_info, only, read_policies
@@ -27,7 +27,8 @@ from launch.runtime.sweep import Plan, plan
 
 EVALUATION_SEED = 1_000_003  # during training always the same episodes, so that evaluations compare
 FINAL_EVALUATION_SEED = 2_000_003  # the reported score comes from episodes that chose nothing
-SECONDS_PER_CHUNK = 1.0
+LINES_PER_RUN = 200  # about as many lines of metrics a run gets
+MAX_BLOCK = 64  # iterations
 
 
 def build_driver(
@@ -97,7 +98,11 @@ def train(
 
 
 class _Training:
-    """One call of `train`: the loop and what it keeps between chunks."""
+    """One call of `train`: the loop and what it keeps between blocks.
+
+    A block is the unit of logging: a fixed number of iterations, so that what is logged does not depend on how fast
+    the machine is or on where a run was interrupted.
+    """
 
     def __init__(
         self,
@@ -117,31 +122,18 @@ class _Training:
         self.best_score = np.full(len(runs), -np.inf)
         self.best: Any = None
         self.info = model_info(algorithm.name, config, runs, options, driver.spec)
-        self.seconds_per_iteration: float | None = None
-        budget = args.num_timesteps
-        self.eval_every = args.eval_every or max(1, budget // 10)
+        traits = driver.agent.traits
+        planned = args.num_timesteps // (traits.rollout_length * traits.num_envs)
+        self.block = max(1, min(planned // LINES_PER_RUN, MAX_BLOCK))
+        self.eval_every = args.eval_every or max(1, args.num_timesteps // 10)
         self.checkpoint_every = args.checkpoint_every or self.eval_every
 
     def run(self) -> np.ndarray:
         """Train, evaluate, save; see `train`."""
         args = self.args
-        loaded = self._start_policies()
-        if args.resume:
-            args.run_folder = Path(args.resume)
-        else:
-            created = create_run_folder(
-                args.log_dir,
-                args.env,
-                args.srl_model,
-                args.algo,
-                {k: v for k, v in vars(args).items() if k != "run_folder"},
-                environment_globals(self.options),
-            )
-            args.run_folder = created
-        self.folder = Path(args.run_folder)
+        policies = self._start_policies()
+        self.folder = Path(args.resume) if args.resume else self._create_folder()
         self.models = model_folder(self.folder, self.algorithm.name)
-        print(f"run folder {self.folder}")
-        print(f"memory {self.driver.memory() / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
         self.checkpoints = Checkpointer(self.folder)
         self.logger = RunLogger(
             self.folder,
@@ -152,71 +144,71 @@ class _Training:
             wandb_project=args.wandb_project,
             total_steps=args.num_timesteps,
         )
+        self.logger.message(f"run folder: {self.folder}")
+        self.logger.message(f"memory: {self.driver.memory() / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
+        exit_code = 1
         try:
             if args.resume:
                 self._resume()
-            elif loaded is not None:
-                self.driver.adopt(loaded)
+            elif policies is not None:
+                self.driver.adopt(policies)
+            args.run_folder = self.folder  # from here on a failure is one of the run, not of the command line
             self._loop()
-            return self._finish()
+            score = self._finish()
+            exit_code = 0
+            return score
         finally:
-            self.logger.close()
+            self.logger.close(exit_code)
+
+    def _create_folder(self) -> Path:
+        """Make the run folder with its record of flags and environment constants."""
+        args = self.args
+        given = {name: value for name, value in vars(args).items() if name != "run_folder"}
+        constants = environment_globals(self.options)
+        return create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, constants)
 
     def _start_policies(self) -> Any:
         """The policies of --load-rl-model-path, or None."""
-        if not self.args.load_rl_model_path:
-            return None
-        return read_policies(self.args.load_rl_model_path, self.algorithm, self.driver.spec, len(self.runs))
+        path = self.args.load_rl_model_path
+        return read_policies(path, self.algorithm, self.driver.spec, len(self.runs)) if path else None
 
     def _loop(self) -> None:
-        """Chunks until the budget of every run is spent."""
-        next_eval = self._next(self.eval_every)
-        next_checkpoint = self._next(self.checkpoint_every)
-        try:
+        """Blocks until the budget of every run is spent, or until Ctrl-C."""
+        next_eval, next_checkpoint = self._next(self.eval_every), self._next(self.checkpoint_every)
+        with Interrupt(self.logger.message) as interrupt:
             while self.steps.min() < self.args.num_timesteps:
-                self._chunk(min(next_eval, next_checkpoint, self.args.num_timesteps))
+                self._play_block()
                 spent = int(self.steps.min())
                 if spent >= next_eval or spent >= self.args.num_timesteps:
                     self._evaluate()
                     next_eval = self._next(self.eval_every)
-                if spent >= next_checkpoint:
+                if spent >= next_checkpoint or interrupt.requested:
                     self._checkpoint()
                     next_checkpoint = self._next(self.checkpoint_every)
+                if interrupt.requested:
+                    raise KeyboardInterrupt
                 if self.callback is not None and self.callback(locals(), globals()) is False:
                     break
-        except KeyboardInterrupt:
-            self._checkpoint()
-            raise
 
     def _next(self, every: int) -> int:
         """The next multiple of `every` above the steps done."""
         return (int(self.steps.min()) // every + 1) * every
 
-    def _chunk(self, until: int) -> None:
-        """Some iterations, at most up to `until` steps and about as many as fit in a second."""
-        traits = self.driver.agent.traits
-        per_iteration = traits.rollout_length * traits.num_envs
-        count = max(1, -(-(until - int(self.steps.min())) // per_iteration))
-        if self.seconds_per_iteration is None:
-            count = 1  # the first one compiles
-        else:
-            count = max(1, min(count, int(SECONDS_PER_CHUNK / self.seconds_per_iteration)))
-        started = time.perf_counter()
-        chunk = self.driver.run(count)
-        played = len(chunk.steps)
-        if self.iteration > 0:
-            self.seconds_per_iteration = (time.perf_counter() - started) / played
-        else:
-            self.seconds_per_iteration = SECONDS_PER_CHUNK
-        self._report(chunk)
-
-    def _report(self, chunk: Chunk) -> None:
-        """Log a chunk: one line per iteration would drown the log, so metrics are averaged over the chunk."""
-        self.iteration += len(chunk.steps)
-        self.steps += chunk.steps.sum(axis=0)
-        self.episodes += np.bincount(chunk.episodes.run, minlength=len(self.runs))
-        self.logger.episodes(*chunk.episodes)
-        metrics = {f"train/{name}": values.mean(axis=0) for name, values in chunk.metrics.items()}
+    def _play_block(self) -> None:
+        """Play one block and log the mean of each metric over it."""
+        sums: dict[str, np.ndarray] = {}
+        played = 0
+        while played < self.block and self.steps.min() < self.args.num_timesteps:
+            chunk = self.driver.run(self.block - played)
+            played += len(chunk.steps)
+            self.steps += chunk.steps.sum(axis=0)
+            self.episodes += np.bincount(chunk.episodes.run, minlength=len(self.runs))
+            self.logger.episodes(*chunk.episodes)
+            for name, values in chunk.metrics.items():
+                sums[name] = sums.get(name, 0.0) + values.astype(np.float64).sum(axis=0)
+        self.iteration += played
+        metrics = {f"train/{name}": total / played for name, total in sums.items()}
+        metrics["train/return"] = self.logger.recent_returns()
         self.logger.log(self.iteration, int(self.steps.min()), metrics)
 
     def _evaluate(self) -> None:

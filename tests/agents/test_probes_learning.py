@@ -108,11 +108,11 @@ def actor_critic(agent: Agent, state: AgentState, spec: Spec, config: Any, obs: 
     return np.asarray(values), actions[:, 1] if isinstance(spec.action, Discrete) else actions
 
 
-A2C = {"num_cpu": 32, "learning_rate": 0.02, "lr_schedule": "linear", "gamma": GAMMA, "ent_coef": 0.0}
+A2C = {"num_cpu": 32, "learning_rate": 0.03, "gamma": GAMMA, "ent_coef": 0.0}
 PPO2 = {"num_cpu": 32, "n_steps": 8, "learning_rate": 0.02, "gamma": GAMMA, "ent_coef": 0.0, "nminibatches": 2}
 LEARNERS = {"a2c": (a2c, a2c.A2C, A2C), "ppo2": (ppo2, ppo2.PPO2, PPO2)}
 # A wide Gaussian is best placed off the best action, because what exceeds the bounds is clipped.
-NARROW = {"log_std_init": -1.0, "n_steps": 8}
+NARROW = {"log_std_init": -1.0, "n_steps": 8, "learning_rate": 0.02, "lr_schedule": "linear"}
 
 
 @pytest.mark.parametrize(

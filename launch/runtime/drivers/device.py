@@ -147,15 +147,15 @@ class DeviceDriver:
         self._sharding = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
         self._keys, self.hyper = jax.device_put((self._keys, self.hyper), self._sharding)
 
-    def _env_keys(self, key: jax.Array, iteration: jax.Array | int) -> jax.Array:
-        """Each environment's own key [N]; evolution starts each iteration from new ones."""
-        base = jax.random.fold_in(jax.random.fold_in(key, ENVIRONMENT), iteration)
+    def _env_keys(self, key: jax.Array) -> jax.Array:
+        """Each environment's own key [N]."""
+        base = jax.random.fold_in(key, ENVIRONMENT)
         return jax.vmap(partial(jax.random.fold_in, base))(jnp.arange(self.agent.traits.num_envs))
 
     def _start(self, key: jax.Array, hyper: Any) -> Run:
         num_envs = self.agent.traits.num_envs
         agent = self.agent.init(jax.random.fold_in(key, INIT), hyper)
-        env, obs = self._batch_env.reset(self._env_keys(key, 0))
+        env, obs = self._batch_env.reset(self._env_keys(key))
         return Run(agent, env, obs, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
 
     def _play_chunk(
@@ -177,7 +177,7 @@ class DeviceDriver:
     def _iterate(self, run: Run, clock: Clock, *, key: jax.Array, hyper: Any) -> tuple[Run, Report]:
         """One rollout and one update."""
         if self.agent.traits.fresh_episodes:
-            env, obs = self._batch_env.reset(self._env_keys(key, clock.iteration))
+            env, obs = self._batch_env.reset(run.env.key, clock.iteration)
             run = run._replace(env=env, obs=obs, returns=jnp.zeros_like(run.returns), lengths=run.lengths * 0)
         act_key, update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), clock.iteration))
         run, batch, record = self._rollout(run, act_key)

@@ -164,7 +164,9 @@ def test_environment_that_raises() -> None:
     pool = VectorPool(RaisingEnv, seeds(4), num_workers=2)
     pool.reset()
     pool.send(0, np.array([0, 0, 1, 0]))
-    with pytest.raises(WorkerError, match=rf"^environment 2: ZeroDivisionError: .* \(in step, episode 0\){END}") as error:
+    with pytest.raises(
+        WorkerError, match=rf"^environment 2: ZeroDivisionError: .* \(in step, episode 0\){END}"
+    ) as error:
         pool.receive(0)
     assert "misbehave" in error.value.__notes__[0]  # where it happened
     with pytest.raises(RuntimeError, match="closed"):
@@ -173,9 +175,11 @@ def test_environment_that_raises() -> None:
 
 
 def test_environment_that_cannot_be_made() -> None:
-    with pytest.raises(WorkerError, match=rf"^environment \d cannot be made: FileNotFoundError: no model.urdf here{END}"):
+    with pytest.raises(
+        WorkerError, match=rf"^environment \d cannot be made: FileNotFoundError: no model.urdf here{END}"
+    ):
         VectorPool(UnbuildableEnv, seeds(2))
-    with pytest.raises(WorkerError, match="worker 0 died while it made its environments .exit code 3."):
+    with pytest.raises(WorkerError, match=r"worker 0 died while it made its environments \(exit code 3\)"):
         VectorPool(partial(os._exit, 3), seeds(1))
     with pytest.raises(ValueError, match="make_env cannot be sent to a worker"):
         VectorPool(lambda: CountingEnv(), seeds(1))
@@ -232,9 +236,11 @@ def test_killed_worker_is_restarted(during_step: bool, caplog: pytest.LogCapture
         assert got.next_obs[kept, 1] == 2
         if during_step:
             pool.send(1, np.array([6, 6]))
-        got = pool.receive(1)
-        # In the other group an unanswered step was lost as well; an answered one stands, and the next tells of the loss.
-        assert got.truncated.sum() == 1 or not during_step
+        # In the other group a step that was not answered is lost too; else it stands and the next tells of the loss.
+        cut = pool.receive(1).truncated.sum()
+        if during_step:
+            assert cut == 1
+        assert cut + step(pool, [3, 3], group=1).truncated.sum() == 1
         assert pool.restarts == 1
         assert "worker 0 died" in caplog.text and "restarted, 2 environments" in caplog.text
         for _ in range(2):

@@ -6,9 +6,9 @@ import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,17 +17,22 @@ import numpy as np
 import pytest
 
 from agents import a2c, ars, ppo2, random_agent
-from agents.types import Agent
+from agents.common.returns import alive_mask
+from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
-from launch.runtime.drivers.common import TRAINING, Chunk
+from launch.runtime.drivers.common import Chunk, run_keys
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.drivers.host import HostDriver
-from launch.runtime.trees import named_leaves, to_host
+from launch.runtime.trees import from_host, named_leaves, to_host
 from tests.device_pool import DeviceEnvPool
+from tests.probes import ObservedActionReward
 
 LIMIT = 9  # steps of a Drift episode at most
-ITERATIONS = 12
-FOUR_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+ITERATIONS = 12  # planned, for the clock
+MAX_CHUNK = 4
+SEEDS = (3, 4, 5, 6)
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+ROOT = Path(__file__).parents[3]
 
 
 class DriftState(NamedTuple):
@@ -39,15 +44,15 @@ class DriftState(NamedTuple):
 
 
 class Drift:
-    """A point in the plane, pushed by the action and by noise; pays for being near the middle.
+    """A point in the plane, pushed by the action and by noise, paid for being near the middle.
 
-    Terminated outside the unit circle, truncated after nine steps; random episodes end either way. Continuous actions
-    are clipped to +-1, discrete ones push in one of four directions.
+    Terminated outside the unit circle, truncated after nine steps; random episodes end either way. A continuous action
+    pushes as far as it is large, so that one outside the bounds shows; discrete ones push in four directions.
     """
 
-    def __init__(self, discrete: bool = False, limit: int | None = LIMIT) -> None:
-        self._discrete = discrete
-        self.spec = Spec("Drift", (2,), "float32", Discrete(4) if discrete else Box((-1.0,) * 2, (1.0,) * 2), limit)
+    def __init__(self, discrete: bool = False, max_episode_steps: int | None = LIMIT) -> None:
+        action = Discrete(4) if discrete else Box((-1.0,) * 2, (1.0,) * 2)
+        self.spec = Spec("Drift", (2,), "float32", action, max_episode_steps)
 
     def reset(self, key: jax.Array) -> tuple[DriftState, jax.Array]:
         """Start within +-0.5."""
@@ -58,7 +63,7 @@ class Drift:
     def step(self, state: DriftState, action: jax.Array) -> tuple[DriftState, TimeStep]:
         """Move."""
         key, noise = jax.random.split(state.key)
-        if self._discrete:
+        if isinstance(self.spec.action, Discrete):
             action = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])[action]
         position = state.position + 0.2 * action + 0.1 * jax.random.normal(noise, (2,))
         distance = jnp.sqrt(jnp.sum(position**2))
@@ -67,37 +72,41 @@ class Drift:
         return DriftState(position, steps, key), step
 
 
-CONTINUOUS, DISCRETE = Drift(), Drift(discrete=True)
-
-
 class Case(NamedTuple):
-    """An algorithm on an environment."""
+    """A learner on an environment."""
 
-    module: ModuleType
-    algorithm: Any
-    env: Drift
-    options: dict[str, Any]
+    env: Any
+    agent: Agent
+    hyper: Any  # one run's, numbers
 
-    def agent(self) -> Agent:
-        """Build the algorithm."""
-        return self.module.make(self.env.spec, self.algorithm.configure(self.options)[0])
-
-    def hyper(self, runs: int, **changes: Any) -> Any:
-        """Traced options [K]."""
-        values = self.algorithm.configure(self.options)[1]
-        return self.algorithm.hyper_tree({k: np.full(runs, v) for k, v in values.items()} | changes)
-
-    def device(self, seeds: list[int], max_chunk: int = ITERATIONS, **changes: Any) -> DeviceDriver:
+    def device(self, seeds: Sequence[int] = (3,), **swept: Sequence[float]) -> DeviceDriver:
         """A device driver for runs of these seeds."""
-        hyper = self.hyper(len(seeds), **changes)
-        return DeviceDriver(self.env, self.agent(), hyper, np.array(seeds), ITERATIONS, max_chunk)
+        return DeviceDriver(
+            self.env, self.agent, self.tree(len(seeds), **swept), np.array(seeds), ITERATIONS, MAX_CHUNK
+        )
 
+    def tree(self, runs: int, **swept: Sequence[float]) -> Any:
+        """Hyperparameters [K]."""
+        tree = jax.tree.map(lambda x: jnp.full(runs, x, jnp.float32), self.hyper)
+        return replace(tree, **{name: jnp.asarray(values, jnp.float32) for name, values in swept.items()})
 
-CASES = {
-    "ppo2": Case(ppo2, ppo2.PPO2, CONTINUOUS, {"num_cpu": 4, "n_steps": 16, "noptepochs": 2, "net_arch": (8,)}),
-    "a2c": Case(a2c, a2c.A2C, DISCRETE, {"num_cpu": 4, "net_arch": (8,)}),
-    "ars": Case(ars, ars.ARS, DISCRETE, {"num_population": 3}),
-}
+    def host(self, seeds: Sequence[int] = (3,), num_groups: int = 1, **swept: Sequence[float]) -> HostDriver:
+        """A host driver whose training environments are exactly those of `device` with the same seeds."""
+        twin, keys = self.device(seeds), run_keys(np.array(seeds))
+
+        def env_keys(iteration: int) -> jax.Array:
+            return jnp.concatenate([twin._env_keys(key, iteration) for key in keys])
+
+        def make_pool(ids: Sequence[tuple[int, int]], groups: Any, auto_reset: bool) -> DeviceEnvPool:
+            if groups is None:  # an evaluation
+                own = [jax.random.fold_in(jax.random.key(seed % 2**31), index) for seed, index in ids]
+                return DeviceEnvPool(self.env, jnp.stack(own), auto_reset=auto_reset)
+            if self.agent.traits.fresh_episodes:
+                return FreshPool(self.env, env_keys, groups=groups, auto_reset=auto_reset)
+            return DeviceEnvPool(self.env, env_keys(0), groups=groups, auto_reset=auto_reset)
+
+        hyper = self.tree(len(seeds), **swept)
+        return HostDriver(make_pool, self.env.spec, self.agent, hyper, np.array(seeds), ITERATIONS, num_groups)
 
 
 class FreshPool(DeviceEnvPool):
@@ -115,105 +124,453 @@ class FreshPool(DeviceEnvPool):
 
 
 @functools.cache
-def device(name: str) -> DeviceDriver:
-    """One driver of run seed 3 per algorithm, shared by the tests; use `fresh` to begin at its start."""
-    return CASES[name].device([3], max_chunk=4)
+def learner(name: str) -> Case:
+    """One of the toolbox's algorithms, small."""
+    cls, env, options = {
+        "ppo2": (ppo2.PPO2, Drift(), {"num_cpu": 4, "n_steps": 16, "noptepochs": 2, "net_arch": (8,)}),
+        "a2c": (a2c.A2C, Drift(discrete=True), {"num_cpu": 4, "net_arch": (8,)}),
+        "ars": (ars.ARS, Drift(discrete=True), {"num_population": 3}),
+        "random_agent": (random_agent.RandomAgent, Drift(discrete=True), {"num_cpu": 4, "n_steps": 3}),
+    }[name]
+    config, hyper = cls.configure(options)
+    return Case(env, cls.make(env.spec, config), cls.Hyper(**hyper))
 
 
-def fresh(name: str) -> DeviceDriver:
-    """The shared driver at iteration 0."""
-    driver = device(name)
-    start = driver._init(driver._keys, driver.hyper)
-    driver.restore({"run": start, "iteration": 0})
+@dataclass(frozen=True)
+class NudgeHyper:
+    """How fast a nudge learns and how much it explores."""
+
+    rate: Any = 0.01
+    noise: Any = 0.5
+
+
+jax.tree_util.register_dataclass(NudgeHyper)
+
+
+def nudge(env: Any = None, length: int = 5, num_envs: int = 3, fresh: bool = False, **hyper: float) -> Case:
+    """A learner that compiles at once and to which every number of a batch and its place in it matter."""
+    env = env or Drift()
+    weight = np.arange(1, length * num_envs + 1, dtype=np.float32).reshape(length, num_envs) / (length * num_envs)
+
+    def init(key: jax.Array, hyper: NudgeHyper) -> AgentState:
+        return AgentState((jax.random.normal(key, env.spec.obs_shape), hyper.noise), jnp.zeros(()))
+
+    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
+        gain, noise = state.acting
+        action = gain * obs + (noise * jax.random.normal(key, obs.shape) if explore else 0.0)
+        return action, {"drawn": action[:, 0]}
+
+    def update(state: AgentState, batch: Transition, key: jax.Array, hyper: NudgeHyper, clock: Clock) -> tuple:
+        parts = [batch.reward, 2.0 * batch.terminated, 3.0 * batch.truncated, batch.extras["drawn"]]
+        parts += [(batch.obs * batch.next_obs).sum(-1), batch.action.sum(-1)]
+        alive = alive_mask(batch.terminated, batch.truncated) if fresh else True
+        signal = jnp.mean(jnp.where(alive, weight * sum(parts), 0.0))
+        gain = state.acting[0] + hyper.rate * (signal + jax.random.normal(key, env.spec.obs_shape))
+        metrics = {"signal": signal, "iteration": clock.iteration.astype(jnp.float32), "progress": clock.progress}
+        return AgentState((gain, state.acting[1]), state.learning + signal), metrics
+
+    traits = Traits(LIMIT if fresh else length, num_envs, fresh_episodes=fresh)
+    if fresh:
+        weight = np.resize(weight, (LIMIT, num_envs))
+    return Case(env, Agent(init, act, update, traits, lambda state, obs: obs), NudgeHyper(**hyper))
+
+
+@functools.cache
+def shared(name: str) -> DeviceDriver:
+    """One device driver of run seed 3 per algorithm; `fresh` takes it back to its start."""
+    return learner(name).device()
+
+
+def fresh(name: str, seed: int = 3, **swept: float) -> DeviceDriver:
+    """The shared driver of an algorithm at iteration 0, for a run of another seed or other hyperparameters."""
+    driver = shared(name)
+    hyper = learner(name).tree(1, **{key: [value] for key, value in swept.items()})
+    driver._keys, driver.hyper = jax.device_put((run_keys(np.array([seed])), hyper), driver._sharding)
+    driver._run, driver.iteration = None, 0
     return driver
 
 
-def host(name: str, num_groups: int = 1, seeds: tuple[int, ...] = (3,)) -> HostDriver:
-    """A host driver whose environments are exactly those of device drivers with the same seeds."""
-    case = CASES[name]
-    agent = case.agent()
-
-    def make_pool(ids: Any, groups: Any, auto_reset: bool) -> DeviceEnvPool:
-        def keys(iteration: int) -> jax.Array:
-            runs = [device(name)._env_keys(jax.random.key(seed), iteration) for seed in seeds]
-            return jnp.concatenate(runs)
-
-        if groups is None:  # an evaluation
-            keys = lambda _: jax.vmap(lambda s, i: jax.random.fold_in(jax.random.key(s), i))(*map(jnp.array, zip(*[(a % 2**31, b) for a, b in ids])))  # noqa
-            return DeviceEnvPool(case.env, keys(0), auto_reset=auto_reset)
-        if auto_reset:
-            return DeviceEnvPool(case.env, keys(0), groups=groups)
-        return FreshPool(case.env, keys, groups=groups, auto_reset=False)
-
-    return HostDriver(make_pool, case.env.spec, agent, case.hyper(len(seeds)), np.array(seeds), ITERATIONS, num_groups)
-
-
-def run(driver: Any, iterations: int, chunk: int = 64) -> list[Chunk]:
-    """Run some iterations in chunks."""
+def run(driver: Any, iterations: int, chunk: int = MAX_CHUNK) -> Chunk:
+    """Run some iterations in chunks and join what they report."""
     chunks: list[Chunk] = []
-    while sum(len(c.steps) for c in chunks) < iterations:
-        chunks.append(driver.run(min(chunk, iterations - sum(len(c.steps) for c in chunks))))
-    return chunks
+    while (done := sum(len(c.steps) for c in chunks)) < iterations:
+        chunks.append(driver.run(min(chunk, iterations - done)))
+    metrics = {name: np.concatenate([c.metrics[name] for c in chunks]) for name in chunks[0].metrics}
+    episodes = type(chunks[0].episodes)(*(np.concatenate(column) for column in zip(*(c.episodes for c in chunks))))
+    return Chunk(metrics, np.concatenate([c.steps for c in chunks]), episodes)
 
 
 def bits(tree: Any) -> dict[str, np.ndarray]:
-    """A copy of all leaves on the host."""
+    """A copy of all leaves on the host, by path."""
     return {name: np.array(to_host(leaf)) for name, leaf in named_leaves(tree).items()}
 
 
-def assert_trees(got: Any, expected: Any, **tolerance: float) -> None:
-    """Compare all leaves, exactly where no tolerance is given."""
-    a, b = bits(got), bits(expected)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_allclose(a[name], b[name], err_msg=name, **{"rtol": 0, "atol": 0, **tolerance})
+def assert_same(got: Any, expected: Any, tolerance: float = 0.0) -> None:
+    """Compare two trees, bit for bit where no tolerance is given."""
+    got, expected = bits(got), bits(expected)
+    assert got.keys() == expected.keys()
+    for name in got:
+        np.testing.assert_allclose(got[name], expected[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-def pick(tree: Any, run: int) -> Any:
+def assert_same_report(got: Chunk, expected: Chunk, tolerance: float = 0.0) -> None:
+    """Compare metrics, steps and episodes; the order of episodes that end in the same step is free."""
+    assert_same(got.metrics, expected.metrics, tolerance)
+    np.testing.assert_array_equal(got.steps, expected.steps)
+    records = [sorted(zip(*c.episodes)) for c in (got, expected)]
+    np.testing.assert_allclose(*records, rtol=tolerance, atol=tolerance)
+
+
+def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What jax.log_compiles has reported of the drivers' programs (small eager operations are not counted)."""
+    return [m for m in caplog.messages if m.startswith(("Compiling jit(single)", "Compiling jit(_"))]
+
+
+def pick(tree: Any, index: int) -> Any:
     """One run of a tree, with a run axis of one."""
-    return jax.tree.map(lambda x: x[run : run + 1], tree)
+    return jax.tree.map(lambda x: x[index : index + 1], tree)
 
 
 # -- the two agree ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["ppo2", "a2c", "ars"])
 def test_host_and_device_learn_the_same(name: str) -> None:
-    on_device, on_host = fresh(name), host(name)
-    device_chunks, host_chunks = run(on_device, 3), run(on_host, 3)
-    learner = on_host.checkpoint()["agent"]
-    assert_trees(learner, on_device.checkpoint()["run"].agent, rtol=1e-5, atol=1e-5)
-    start = on_device._init(on_device._keys, on_device.hyper).agent.acting
-    assert any(not np.array_equal(a, b) for a, b in zip(bits(start).values(), bits(learner.acting).values()))
-
-    for key in device_chunks[0].metrics:
-        got, expected = (np.concatenate([c.metrics[key] for c in chunks]) for chunks in (host_chunks, device_chunks))
-        assert got.shape == (3, 1)
-        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5, err_msg=key)
-    steps = [np.concatenate([c.steps for c in chunks]) for chunks in (host_chunks, device_chunks)]
-    np.testing.assert_array_equal(*steps)
-    records = [
-        sorted(zip(*(np.concatenate([c.episodes[i] for c in chunks]) for i in range(4))))
-        for chunks in (host_chunks, device_chunks)
-    ]
-    assert len(records[0]) > 3
-    np.testing.assert_allclose(*records, rtol=1e-5)
+    on_device, on_host = fresh(name), learner(name).host()
+    before = bits(on_device.acting())
+    device_report, host_report = run(on_device, 3), run(on_host, 3)
+    learned = on_host.checkpoint()["agent"]
+    assert_same(learned, on_device.checkpoint()["run"].agent, 1e-5)
+    assert any(not np.array_equal(x, before[path]) for path, x in bits(learned.acting).items() if "params" in path) or (
+        name == "ars"
+    )
+    assert_same_report(host_report, device_report, 1e-4)
+    assert len(host_report.episodes.run) > 5
 
 
-def test_groups_of_the_host_driver_keep_every_environment_in_place() -> None:
-    """Two groups draw other action noise than one, and nothing else may change: evaluate a policy without noise."""
-    driver = host("ppo2", num_groups=2)
-    agent = driver.agent._replace(act=lambda state, obs, key, explore: (2 * obs, {"log_prob": obs[:, 0]}))
-    other = host("ppo2", num_groups=1)
-    batches = []
-    for d in (driver, other):
-        d.agent = agent
-        d._update = lambda state, batch, *_: batches.append(jax.tree.map(np.copy, batch)) or (state, {})
-        chunk = d.run(1)
-        batches.append(chunk)
-        d.close()
-    (batch_two, chunk_two, batch_one, chunk_one) = batches
-    assert_trees(batch_two, batch_one, atol=1e-6)
-    np.testing.assert_array_equal(chunk_two.steps, [[64]])
-    two, one = (sorted(zip(*c.episodes)) for c in (chunk_two, chunk_one))
-    np.testing.assert_allclose(two, one, rtol=1e-5)
+@pytest.mark.parametrize("num_groups", [1, 2])
+@pytest.mark.parametrize("seeds", [(3,), (3, 4)], ids=["one", "two"])
+def test_groups_and_runs_keep_their_places(num_groups: int, seeds: tuple[int, ...]) -> None:
+    """Without exploration noise, which two groups draw differently, everything else is the same."""
+    case = nudge(noise=0.0)
+    on_device, on_host = case.device(seeds), case.host(seeds, num_groups)
+    reports = run(on_host, 4), run(on_device, 4)
+    assert_same_report(*reports, 1e-4)
+    assert_same(on_host.state, on_device.state.agent, 1e-5)
+
+
+def test_several_runs_on_the_host_are_those_on_the_device() -> None:
+    case, rates = nudge(), [0.0, 0.1, 0.2]
+    on_device, on_host = case.device((3, 4, 5), rate=rates), case.host((3, 4, 5), rate=rates)
+    reports = run(on_host, 4), run(on_device, 4)
+    assert_same_report(*reports, 1e-4)
+    assert_same(on_host.state, on_device.state.agent, 1e-5)
+
+
+def test_evolution_is_the_same_on_both() -> None:
+    case = nudge(fresh=True, num_envs=4, noise=3.0)
+    on_device, on_host = case.device((3, 4)), case.host((3, 4))
+    reports = run(on_host, 3), run(on_device, 3)
+    assert_same_report(*reports, 1e-4)
+    assert_same(on_host.state, on_device.state.agent, 1e-5)
+
+
+def test_actions_are_clipped_for_the_environment_only() -> None:
+    case = nudge(noise=3.0)
+    driver, sent = case.host(), []
+    make_pool = driver._make_pool
+
+    def spying(*args: Any) -> DeviceEnvPool:
+        pool = make_pool(*args)
+        send = pool.send
+        pool.send = lambda group, actions, active=None: sent.append(actions.copy()) or send(group, actions, active)
+        return pool
+
+    driver._make_pool = spying
+    driver.run(1)
+    stored = driver._buffers.action[0]
+    assert np.abs(stored).max() > 1.5
+    np.testing.assert_array_equal(sent, np.clip(stored, -1, 1))
+
+
+# -- runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def four_runs() -> tuple[DeviceDriver, Chunk]:
+    """Four runs of ppo2 with their own seeds and learning rates, after three iterations."""
+    driver = learner("ppo2").device(SEEDS, learning_rate=RATES)
+    return driver, run(driver, 3)
+
+
+def test_runs_of_a_sweep_are_single_runs(four_runs: tuple[DeviceDriver, Chunk]) -> None:
+    together, report = four_runs
+    for i, (seed, rate) in enumerate(zip(SEEDS, RATES)):
+        alone = fresh("ppo2", seed, learning_rate=rate)
+        single = run(alone, 3)
+        assert_same(pick(together.state, i), alone.state, 1e-4)
+        assert_same({k: v[:, i : i + 1] for k, v in report.metrics.items()}, single.metrics, 1e-4)
+        mine = report.episodes.run == i
+        assert single.episodes.run.max() == 0
+        for column in ("rank", "returns", "lengths"):
+            got, expected = getattr(report.episodes, column)[mine], getattr(single.episodes, column)
+            np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_seeds_and_hyperparameters_matter() -> None:
+    runs = [bits(driver.acting()) for driver in (fresh("ppo2"), fresh("ppo2", 4)) if run(driver, 1)]
+    kernel = next(path for path in runs[0] if path.endswith("policy_torso/Dense_0/kernel"))
+    assert np.abs(runs[0][kernel] - runs[1][kernel]).max() > 0.1
+    faster = fresh("ppo2", learning_rate=0.05)
+    run(faster, 1)
+    assert np.abs(runs[0][kernel] - bits(faster.acting())[kernel]).max() > 1e-3
+
+
+def test_environments_differ_between_runs_and_ranks() -> None:
+    state = nudge(num_envs=4).device((3, 4)).state
+    starts = np.asarray(state.obs).reshape(-1, 2)
+    assert len(np.unique(starts[:, 0])) == 8
+
+
+SHARDED = """
+import jax, numpy as np
+from tests.launch.runtime.test_drivers import RATES, SEEDS, bits, learner, nudge, run
+driver = learner("ppo2").device(SEEDS, learning_rate=RATES)
+report = run(driver, 3, chunk=1)
+assert len(jax.local_devices()) == 4
+for leaf in jax.tree.leaves(driver.state):
+    assert len(leaf.sharding.device_set) == 4 and not leaf.is_fully_replicated
+assert driver._chunk._cache_size() == 1
+assert len(nudge().device((1, 2, 3))._sharding.device_set) == 1  # three runs do not spread over four devices
+np.savez({out!r}, steps=report.steps, **bits(driver.state.agent))
+"""
+
+
+def test_sharded_over_four_devices_is_the_same(four_runs: tuple[DeviceDriver, Chunk], tmp_path: Path) -> None:
+    together, report = four_runs
+    out = str(tmp_path / "sharded.npz")
+    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    cache = str(jax.config.jax_compilation_cache_dir)
+    environment = {**os.environ, **settings, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+    code = SHARDED.format(out=out)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    sharded = dict(np.load(out))
+    np.testing.assert_array_equal(sharded.pop("steps"), report.steps)
+    assert_same(sharded, bits(together.state.agent), 1e-4)
+
+
+# -- compilation, chunks, resuming --------------------------------------------------------------------------------
+
+
+def test_device_driver_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
+    driver = fresh("ppo2")
+    driver.run(1)
+    driver.evaluate(5, seed=1)
+    with jax.log_compiles():
+        for count in (1, 4, 3):
+            driver.run(count)
+        driver.adopt(driver.acting())
+        driver.run(2)
+        driver.restore(driver.checkpoint())
+        driver.run(2)
+        driver.evaluate(5, seed=2)
+        again = fresh("ppo2", 77, learning_rate=1e-2, gamma=0.5, cliprange=0.1)
+        again.run(4)
+        again.evaluate(5, seed=2, acting=again.acting())
+    assert again is driver
+    assert compilations(caplog) == []
+
+
+@pytest.mark.parametrize("num_groups", [1, 2])
+def test_host_driver_compiles_once(num_groups: int, caplog: pytest.LogCaptureFixture) -> None:
+    case = nudge()
+    driver = case.host((3, 4), num_groups)
+    driver.run(1)
+    driver.evaluate(5, seed=1)
+    with jax.log_compiles():
+        driver.run(1)
+        driver.adopt(driver.acting())
+        driver.run(1)
+        driver.restore(driver.checkpoint())
+        driver.run(1)
+        driver.evaluate(5, seed=1)
+        driver.hyper, driver._keys = case.tree(2, rate=[0.1, 0.2]), run_keys(np.array([8, 9]))
+        driver.run(1)
+    assert compilations(caplog) == []
+
+
+def test_chunks_may_be_cut_anywhere() -> None:
+    whole = fresh("ppo2")
+    expected_report = run(whole, 4)
+    expected = bits(whole.state)
+    for size in (1, 3):
+        driver = fresh("ppo2")
+        assert_same_report(run(driver, 4, size), expected_report)
+        assert_same(driver.state, expected)
+
+
+def test_a_chunk_is_no_longer_than_its_limit() -> None:
+    driver = nudge().device()
+    assert len(driver.run(100).steps) == MAX_CHUNK
+    assert driver.iteration == MAX_CHUNK
+
+
+@pytest.mark.parametrize("name", ["ppo2", "ars"])
+def test_a_resumed_run_is_the_uninterrupted_one(name: str) -> None:
+    driver = fresh(name)
+    run(driver, 2)
+    stored = jax.tree.map(lambda leaf: np.array(to_host(leaf)), driver.checkpoint())
+    expected_report = run(driver, 3)
+    expected = bits(driver.state)
+
+    resumed = learner(name).device()
+    resumed.restore(jax.tree.map(from_host, resumed.checkpoint(), stored))
+    assert resumed.iteration == 2
+    assert_same_report(run(resumed, 3), expected_report)
+    assert_same(resumed.state, expected)
+
+
+def test_a_resumed_host_run_keeps_its_learner_and_iteration() -> None:
+    case = nudge()
+    driver = case.host((3, 4))
+    run(driver, 2)
+    stored = jax.tree.map(lambda leaf: np.array(to_host(leaf)), driver.checkpoint())
+    resumed = case.host((3, 4))
+    resumed.restore(jax.tree.map(from_host, resumed.checkpoint(), stored))
+    assert_same(resumed.state, driver.state)
+    np.testing.assert_array_equal(resumed.run(1).metrics["iteration"], [[2.0, 2.0]])
+
+
+# -- what is reported ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_the_clock_runs_from_zero_to_one(build: Callable) -> None:
+    report = run(build(nudge(), (3, 4)), ITERATIONS + 2)
+    np.testing.assert_array_equal(report.metrics["iteration"], np.repeat(np.arange(ITERATIONS + 2.0)[:, None], 2, 1))
+    progress = np.minimum(np.arange(ITERATIONS + 2) / ITERATIONS, 1.0)
+    np.testing.assert_allclose(report.metrics["progress"], np.stack([progress, progress], 1), rtol=1e-6)
+
+
+def test_episodes_are_those_of_the_rewards_and_flags() -> None:
+    """A slow recount over rollouts that cut episodes; the device driver reports the same, see above."""
+    driver = nudge().host((3, 4))
+    rows, episodes = [], []
+    for _ in range(6):
+        chunk = driver.run(1)
+        buffers = driver._buffers
+        rows.append([np.copy(x) for x in (buffers.reward, buffers.terminated | buffers.truncated)])
+        episodes += list(zip(*chunk.episodes))
+    reward, done = (np.concatenate(column, axis=1) for column in zip(*rows))  # [K, 6 T, N]
+    expected = []
+    for k in range(2):
+        for n in range(3):
+            first = 0
+            for t in np.flatnonzero(done[k, :, n]):
+                expected.append((k, n, reward[k, first : t + 1, n].sum(), t + 1 - first))
+                first = t + 1
+    assert len(expected) > 15
+    np.testing.assert_allclose(sorted(episodes), sorted(expected), rtol=1e-5)
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_steps_of_a_rollout(build: Callable) -> None:
+    steps = run(build(nudge(), (3, 4)), 2).steps
+    assert steps.dtype == np.int64
+    np.testing.assert_array_equal(steps, np.full((2, 2), 15))
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_evolution_counts_the_steps_that_were_played(build: Callable) -> None:
+    """One episode per environment and iteration, and no steps beyond its end."""
+    report = run(build(nudge(fresh=True, num_envs=4, noise=3.0), (3, 4)), 3, chunk=1)
+    episodes = report.episodes
+    np.testing.assert_array_equal(np.bincount(2 * episodes.rank + episodes.run), np.full(8, 3))
+    for k in range(2):
+        assert report.steps[:, k].sum() == episodes.lengths[episodes.run == k].sum() < 3 * 4 * LIMIT
+    assert episodes.lengths.min() < LIMIT == episodes.lengths.max()
+
+
+def test_memory_is_told_before_anything_is_allocated() -> None:
+    long = nudge(length=1000, num_envs=10)
+    # Of a step: obs and next_obs, action, reward, drawn, two flags; and the record: returns, lengths, ended.
+    batch, record = 1000 * 10 * (16 + 8 + 4 + 4 + 2), MAX_CHUNK * 1000 * 10 * 9
+    one = long.device()
+    assert one._run is None
+    assert batch + record <= one.memory() <= 1.05 * (batch + record)
+    assert one._run is None
+    assert long.device((3, 4, 5)).memory() == 3 * one.memory()
+    for runs in ((3,), (3, 4, 5)):
+        on_host = long.host(runs)
+        assert 0.8 * batch * len(runs) <= on_host.memory() <= 1.05 * batch * len(runs)
+        assert on_host._agent_state is None
+
+
+# -- evaluation ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_evaluation_plays_the_given_policy_without_noise(build: Callable) -> None:
+    """The reward is -(action - 0.5 observation)^2 for an observation of +-1; actions are clipped to +-1."""
+    driver = build(nudge(ObservedActionReward(continuous=True)), (3, 4, 5))
+    acting = (jnp.array([[0.5], [1.0], [7.0]]), jnp.ones(3))
+    returns = driver.evaluate(11, seed=1, acting=acting)
+    assert returns.dtype == np.float32
+    np.testing.assert_allclose(returns, np.repeat([[0.0], [-0.25], [-0.25]], 11, axis=1), atol=1e-6)
+    assert driver.evaluate(11, seed=1, acting=acting, explore=True)[0].std() > 0.1
+    driver.adopt(acting)
+    np.testing.assert_array_equal(driver.evaluate(11, seed=1), returns)
+    assert_same(driver.acting(), acting)
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_the_evaluation_seed_alone_decides_how_episodes_begin(build: Callable) -> None:
+    driver = build(nudge(), (3, 4))
+    same = (jnp.full((2, 2), -1.0), jnp.zeros(2))
+    first = driver.evaluate(10, seed=1, acting=same)
+    assert first.shape == (2, 10)
+    assert len(np.unique(first[0])) == 10
+    np.testing.assert_allclose(first[0], first[1], rtol=1e-6)  # every run meets the same episodes
+    driver.run(1)
+    np.testing.assert_array_equal(driver.evaluate(10, seed=1, acting=same), first)
+    assert not np.isclose(driver.evaluate(10, seed=2, acting=same), first).any()
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_evaluation_leaves_training_alone(build: Callable) -> None:
+    case = nudge()
+    disturbed, undisturbed = build(case, (3, 4)), build(case, (3, 4))
+    run(disturbed, 2)
+    disturbed.evaluate(3, seed=1)
+    reports = run(disturbed, 2), run(undisturbed, 4)
+    np.testing.assert_array_equal(reports[0].metrics["signal"], reports[1].metrics["signal"][2:])
+    assert_same(disturbed.checkpoint(), undisturbed.checkpoint())
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_evaluation_returns_are_those_of_training(build: Callable) -> None:
+    """The same exploring policy earns the same in both, on average over some hundred episodes."""
+    driver = build(nudge(rate=0.0, num_envs=16, length=27))
+    training = run(driver, 4).episodes.returns
+    evaluated = driver.evaluate(200, seed=1, explore=True)[0]
+    error = np.hypot(training.std() / len(training) ** 0.5, evaluated.std() / 200**0.5)
+    assert len(training) > 150
+    assert abs(training.mean() - evaluated.mean()) < 4 * error
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_evaluation_of_an_environment_without_a_limit(build: Callable) -> None:
+    driver = build(nudge(Drift(max_episode_steps=None)), (3, 4))
+    assert np.isfinite(driver.evaluate(3, seed=1)).all()
+
+
+@pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
+def test_a_learner_without_parameters(build: Callable) -> None:
+    """The random agent's state is empty, for one run and for several."""
+    for seeds in ((3,), (3, 4)):
+        driver = build(learner("random_agent"), seeds)
+        report = run(driver, 2)
+        assert report.metrics == {}
+        np.testing.assert_array_equal(report.steps, np.full((2, len(seeds)), 12))
+        assert driver.evaluate(3, seed=1).shape == (len(seeds), 3)
