@@ -134,7 +134,7 @@ class ARS(JaxAlgorithm):
     name, Config, Hyper, make = "ars", Config, Hyper, staticmethod(make)
 
     @classmethod
-    def check(cls, config: Config, hyper: dict[str, float]) -> None:
+    def check(cls, config: Any, hyper: dict[str, float]) -> None:
         """Refuse a top population larger than the population."""
         if hyper["top_population"] > config.num_population:
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -111,9 +112,10 @@ def make(spec: Spec, config: Config) -> Agent:
         keys = jax.random.split(key, config.noptepochs)
         order = jax.vmap(lambda k: jax.random.permutation(k, batch_size))(keys)
         order = order.reshape(config.noptepochs * config.nminibatches, -1)
-        (params, optimizer), metrics = jax.lax.scan(minibatch, (state.acting.params, state.learning), order)
+        carry = (state.acting.params, state.learning)
+        (params, optimizer), history = cast(tuple, jax.lax.scan(minibatch, carry, order))
         acting = state.acting._replace(params=params, stats=policy.observe(state.acting.stats, batch.obs))
-        metrics = {name: values.mean() for name, values in metrics.items()}
+        metrics = {name: values.mean() for name, values in history.items()}
         return AgentState(acting, optimizer), metrics | {"learning_rate": rate, "cliprange": clip}
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)

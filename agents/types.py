@@ -24,9 +24,9 @@ class Transition(NamedTuple):
 
     obs: Any
     action: Any
-    reward: jax.Array
-    terminated: jax.Array
-    truncated: jax.Array
+    reward: Any
+    terminated: Any
+    truncated: Any
     next_obs: Any
     extras: dict[str, Any]
 

@@ -36,16 +36,16 @@ class ActorCritic(nn.Module):
 
     def setup(self) -> None:
         """Create the sub-modules."""
-        if self.pixels:
-            self.policy_torso = self.value_torso = NatureCNN()
-        else:
-            self.policy_torso = MLP(self.sizes, self.activation, self.obs_ndim)
-            self.value_torso = MLP(self.sizes, self.activation, self.obs_ndim)
-        if self.num_actions:
-            self.policy_head = LogitsHead(self.num_actions)
-        else:
-            self.policy_head = GaussianHead(self.action_size, self.log_std_init)
+        self.policy_torso: nn.Module = self._torso()
+        self.value_torso: nn.Module = self.policy_torso if self.pixels else self._torso()
+        self.policy_head: nn.Module = (
+            LogitsHead(self.num_actions) if self.num_actions else GaussianHead(self.action_size, self.log_std_init)
+        )
         self.value_head = ValueHead()
+
+    def _torso(self) -> nn.Module:
+        """One feature extractor."""
+        return NatureCNN() if self.pixels else MLP(self.sizes, self.activation, self.obs_ndim)
 
     def policy(self, obs: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
         """Map observations [..., *obs_shape] to logits [..., n], or (mean [..., size], log_std [size])."""

@@ -12,11 +12,11 @@ EPSILON = 1e-8
 
 
 class RunningStats(NamedTuple):
-    """Statistics of all observations so far: mean, variance [*obs_shape] and (weighted) count []."""
+    """Statistics of all observations so far: mean, variance [*obs_shape] and (weighted) number []."""
 
     mean: jax.Array
     var: jax.Array
-    count: jax.Array
+    number: jax.Array
 
 
 def init_stats(shape: tuple[int, ...]) -> RunningStats:
@@ -42,11 +42,11 @@ def update_stats(stats: RunningStats, obs: jax.Array, weight: jax.Array | None =
     safe_total = jnp.maximum(total, 1e-8)
     mean = jnp.sum(obs * wide, axes) / safe_total
     var = jnp.sum(wide * (obs - mean) ** 2, axes) / safe_total
-    count = stats.count + total
+    number = stats.number + total
     delta = mean - stats.mean
-    new_mean = stats.mean + delta * total / count
-    m2 = stats.var * stats.count + var * total + delta**2 * stats.count * total / count
-    return RunningStats(new_mean, m2 / count, count)
+    new_mean = stats.mean + delta * total / number
+    m2 = stats.var * stats.number + var * total + delta**2 * stats.number * total / number
+    return RunningStats(new_mean, m2 / number, number)
 
 
 def normalize(stats: RunningStats | tuple[()], obs: jax.Array) -> jax.Array:

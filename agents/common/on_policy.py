@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from agents.common.distributions import Categorical, DiagGaussian, distribution
 from agents.common.normalizer import RunningStats, init_stats, normalize, update_stats
@@ -68,11 +69,13 @@ class ActorCriticPolicy:
 
     def distribution(self, params: Any, obs: jax.Array) -> Categorical | DiagGaussian:
         """Action distribution for normalised observations [..., *obs_shape]."""
-        return distribution(self.network.apply(params, obs, method="policy"))
+        output: Any = self.network.apply(params, obs, method="policy")
+        return distribution(output)
 
     def value(self, params: Any, obs: jax.Array) -> jax.Array:
         """Values [...] of normalised observations [..., *obs_shape]."""
-        return self.network.apply(params, obs, method="value")
+        value: Any = self.network.apply(params, obs, method="value")
+        return value
 
     def act(self, acting: Acting, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict[str, Any]]:
         """Choose actions for raw observations [N, *obs_shape]; extras hold `log_prob` [N]."""
@@ -84,7 +87,7 @@ class ActorCriticPolicy:
         """Action probabilities [N, n], or the mean action [N, size] where actions are continuous."""
         return self.distribution(acting.params, normalize(acting.stats, obs)).probabilities()
 
-    def estimate(self, acting: Acting, batch: Transition, gamma: jax.Array, lam: jax.Array) -> Estimates:
+    def estimate(self, acting: Acting, batch: Transition, gamma: ArrayLike, lam: ArrayLike) -> Estimates:
         """Values, advantages (GAE) and value targets of a rollout [T, N].
 
         Values are computed here in one large batch rather than step by step while acting. The observation statistics

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def fold(
-    reward: jax.Array, terminated: jax.Array, truncated: jax.Array, next_value: jax.Array, gamma: jax.Array
+    reward: jax.Array, terminated: jax.Array, truncated: jax.Array, next_value: jax.Array, gamma: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """Fold episode ends into rewards and discounts, so that no estimator needs a special case.
 
@@ -28,7 +29,7 @@ def fold(
     return reward, jnp.where(terminated | truncated, 0.0, gamma)
 
 
-def gae(reward: jax.Array, discount: jax.Array, value: jax.Array, last_value: jax.Array, lam: jax.Array) -> jax.Array:
+def gae(reward: jax.Array, discount: jax.Array, value: jax.Array, last_value: jax.Array, lam: ArrayLike) -> jax.Array:
     """Generalised advantage estimation (Schulman et al. 2016, equation 16) on folded rewards.
 
     Args:

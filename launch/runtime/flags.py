@@ -19,6 +19,7 @@ from launch.runtime.algorithm_flags import (
 )
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag, peek
+from launch.runtime.plugin import load_plugin
 from launch.runtime.validation import MAX_PORT, check_arguments
 
 DEFAULT_ALGO = "ppo2"
@@ -46,8 +47,10 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
         UsageError: The command line cannot be carried out.
         HelpRequested: It asks for help.
     """
-    folder, algo = peek(argv, "--resume"), peek(argv, "--algo")
-    saved = _saved_args(folder) if folder else {}
+    folder, algo, plugin = peek(argv, "--resume"), peek(argv, "--algo"), peek(argv, "--plugin")
+    if plugin:
+        load_plugin(plugin)
+    saved = _saved_args(folder, plugin) if folder else {}
     algo = saved.get("algo", DEFAULT_ALGO) if algo is None else algo
     if algo == "":
         raise UsageError("--algo needs a value")
@@ -94,6 +97,11 @@ def _add_task_flags(parser: FlagParser) -> None:
     """Declare what is learned, where, and from which observation."""
     add = parser.add_argument
     add("--algo", default=DEFAULT_ALGO, choices=tuple(registered_rl), metavar="NAME", help="Learner.")
+    add(
+        "--plugin",
+        metavar="MODULE",
+        help="Import this module first; it registers your own algorithms or environments.",
+    )
     add(
         "--env",
         default="KukaButtonGymEnv-v0",
@@ -179,15 +187,19 @@ def _add_record_flags(parser: FlagParser) -> None:
     add("-h", "--help", action="store_true", help="Show this text.")
 
 
-def _saved_args(folder: str) -> dict[str, Any]:
+def _saved_args(folder: str, plugin: str | None) -> dict[str, Any]:
     """Read the flags that a run folder was begun with.
 
+    A plugin must be named again: what a run folder says is never taken as code to run.
+
     Raises:
-        ValueError: It is not a run folder, or its files are damaged.
+        ValueError: It is not a run folder, its files are damaged, or its plugin was not given.
     """
     from launch.runtime.run_folder import read_run  # here because it needs NumPy, which --help does not
 
     saved = read_run(folder).args
+    if saved.get("plugin") and not plugin:
+        raise UsageError(f"--resume={folder}: that run used --plugin={saved['plugin']}, give it again")
     if saved.get("algo") not in registered_rl:
         raise UsageError(f"--resume={folder}: its algorithm {saved.get('algo')!r} does not exist")
     return saved

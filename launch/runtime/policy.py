@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.base_classes import JaxAlgorithm
-from agents.registry import algorithm_class, registered_rl
+from agents.base_classes import BaseRLObject, JaxAlgorithm
+from agents.registry import AlgoType, algorithm_class, registered_rl
 from agents.types import Agent
 from envs.make import EnvOptions
 from envs.types import Box, Discrete, Spec
@@ -60,6 +62,52 @@ def read_spec(info: dict[str, Any]) -> Spec:
     action = fields.pop("action")
     kind = Discrete(action["n"]) if fields.pop("discrete") else Box(tuple(action["low"]), tuple(action["high"]))
     return Spec(**{**fields, "obs_shape": tuple(fields["obs_shape"]), "action": kind})
+
+
+def read_options(info: dict[str, Any]) -> EnvOptions:
+    """Rebuild the options of the environment that a model was trained in.
+
+    Raises:
+        ValueError: The description does not hold them.
+    """
+    given = info.get("env")
+    known = {field.name for field in dataclasses.fields(EnvOptions)}
+    if not isinstance(given, dict) or not {"env"} <= set(given) <= known:
+        raise ValueError(f"{INFO_FILE} does not say in which environment the model was trained")
+    return EnvOptions(**given)
+
+
+def actor(algorithm: BaseRLObject, deterministic: bool, seed: int) -> Callable[[Any, np.ndarray], Any]:
+    """How a trained learner plays, as a function (observations [N, ...], dones bool [N]) -> actions [N, ...].
+
+    Args:
+        algorithm: The learner, trained or loaded.
+        deterministic: Play the most probable (or mean) action; otherwise actions are drawn from the policy. Evolution
+            explores by its parameters, so there they are drawn from the action probabilities.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: The learner has nothing to draw actions from.
+    """
+    if not isinstance(algorithm, JaxAlgorithm):
+        if not deterministic:
+            raise ValueError(f"--nodeterministic: {type(algorithm).__name__} chooses its actions by its own getAction")
+        return algorithm.getAction
+    assert algorithm.agent is not None and algorithm.spec is not None
+    agent, state = algorithm.agent, algorithm.state
+    evolution = registered_rl[algorithm.name][1] is AlgoType.EVOLUTION_STRATEGIES
+    if evolution and not deterministic and isinstance(algorithm.spec.action, Box):
+        raise ValueError(f"--nodeterministic: {algorithm.name} has no distribution of continuous actions to draw from")
+
+    @jax.jit
+    def choose(state: Any, obs: Any, step: int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        if evolution and not deterministic:
+            return jax.random.categorical(key, jnp.log(agent.probabilities(state, obs)))
+        return agent.act(state, obs, key, not deterministic)[0]
+
+    steps = itertools.count()
+    return lambda obs, dones: choose(state, obs, next(steps))
 
 
 def load_policy(path: str | Path, cls: type[JaxAlgorithm] | None = None, run: int = 0) -> JaxAlgorithm:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -203,8 +203,9 @@ class DeviceDriver:
             return (env, result.obs, returns * keep, lengths * keep, alive), (row, record)
 
         carry = (run.env, run.obs, run.returns, run.lengths, jnp.ones(traits.num_envs, bool))
-        carry, (batch, record) = jax.lax.scan(step, carry, jax.random.split(key, traits.rollout_length))
-        return Run(run.agent, *carry[:4]), batch, record
+        keys = jax.random.split(key, traits.rollout_length)
+        (*after, _), (batch, record) = cast(tuple, jax.lax.scan(step, carry, keys))
+        return Run(run.agent, *after), batch, record
 
     def _play_episodes(self, agent: AgentState, key: jax.Array, *, episodes: int, explore: bool) -> jax.Array:
         """Returns [episodes] of one episode in each of as many environments; stops when the last has ended."""
@@ -233,4 +234,4 @@ def _episodes(reports: Report) -> Episodes:
     ended = reports.ended.transpose(1, 2, 3, 0)  # iteration, step, environment, run
     iteration, step, rank, run = np.nonzero(ended)
     at = (run, iteration, step, rank)
-    return Episodes(run, rank, reports.returns[at], reports.lengths[at])
+    return Episodes(run, rank, np.asarray(reports.returns)[at], np.asarray(reports.lengths)[at])

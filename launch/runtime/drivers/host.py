@@ -48,7 +48,7 @@ class Pool(Protocol):
 
 
 # (seeds [(run seed, index)], groups or None, auto_reset) -> pool
-PoolFactory = Callable[[Sequence[tuple[int, int]], Sequence[Sequence[int]] | None, bool], Pool]
+PoolFactory = Callable[[Sequence[tuple[int, int]], Sequence[Any] | None, bool], Pool]
 
 
 class HostDriver:

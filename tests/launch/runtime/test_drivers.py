@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -184,10 +185,15 @@ def shared(name: str) -> DeviceDriver:
 def fresh(name: str, seed: int = 3, **swept: float) -> DeviceDriver:
     """The shared driver of an algorithm at iteration 0, for a run of another seed or other hyperparameters."""
     driver = shared(name)
-    hyper = learner(name).tree(1, **{key: [value] for key, value in swept.items()})
+    restart(driver, learner(name), seed, **swept)
+    return driver
+
+
+def restart(driver: DeviceDriver, case: Case, seed: int, **swept: float) -> None:
+    """Take a driver of one run back to iteration 0, with another seed and other hyperparameters."""
+    hyper = case.tree(1, **{key: [value] for key, value in swept.items()})
     driver._keys, driver.hyper = jax.device_put((run_keys(np.array([seed])), hyper), driver._sharding)
     driver._run, driver.iteration = None, 0
-    return driver
 
 
 def run(driver: Any, iterations: int, chunk: int = MAX_CHUNK) -> Chunk:
@@ -221,9 +227,15 @@ def assert_same_report(got: Chunk, expected: Chunk, tolerance: float = 0.0) -> N
     np.testing.assert_allclose(*records, rtol=tolerance, atol=tolerance)
 
 
+# What the drivers jit, by the names that jax.log_compiles shows.
+PROGRAMS = re.compile(r"Compiling jit\((single|act|_play_chunk|_play_episodes|_start|_act_one|_update_one)\)")
+
+
 def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What jax.log_compiles has reported of the drivers' programs (small eager operations are not counted)."""
-    return [m for m in caplog.messages if m.startswith(("Compiling jit(single)", "Compiling jit(_"))]
+    """Names of the drivers' programs that were compiled since the last call, small eager operations left out."""
+    names = [match.group(1) for message in caplog.messages if (match := PROGRAMS.match(message))]
+    caplog.clear()
+    return names
 
 
 def pick(tree: Any, index: int) -> Any:
@@ -318,12 +330,14 @@ def test_runs_of_a_sweep_are_single_runs(four_runs: tuple[DeviceDriver, Chunk]) 
 
 
 def test_seeds_and_hyperparameters_matter() -> None:
-    runs = [bits(driver.acting()) for driver in (fresh("ppo2"), fresh("ppo2", 4)) if run(driver, 1)]
-    kernel = next(path for path in runs[0] if path.endswith("policy_torso/Dense_0/kernel"))
-    assert np.abs(runs[0][kernel] - runs[1][kernel]).max() > 0.1
-    faster = fresh("ppo2", learning_rate=0.05)
-    run(faster, 1)
-    assert np.abs(runs[0][kernel] - bits(faster.acting())[kernel]).max() > 1e-3
+    kernels = []
+    for seed, rate in ((3, 1e-3), (4, 1e-3), (3, 0.05)):
+        driver = fresh("ppo2", seed, learning_rate=rate)
+        run(driver, 1)
+        kernels += [x for path, x in bits(driver.acting()).items() if path.endswith("policy_torso/Dense_0/kernel")]
+    assert len(kernels) == 3
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.1
+    assert 0.01 < np.abs(kernels[0] - kernels[2]).max()
 
 
 def test_environments_differ_between_runs_and_ranks() -> None:
@@ -340,34 +354,56 @@ report = run(driver, 3, chunk=1)
 assert len(jax.local_devices()) == 4
 for leaf in jax.tree.leaves(driver.state):
     assert len(leaf.sharding.device_set) == 4 and not leaf.is_fully_replicated
-assert driver._chunk._cache_size() == 1
 assert len(nudge().device((1, 2, 3))._sharding.device_set) == 1  # three runs do not spread over four devices
 np.savez({out!r}, steps=report.steps, **bits(driver.state.agent))
 """
 
 
-def test_sharded_over_four_devices_is_the_same(four_runs: tuple[DeviceDriver, Chunk], tmp_path: Path) -> None:
-    together, report = four_runs
-    out = str(tmp_path / "sharded.npz")
-    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
-    cache = str(jax.config.jax_compilation_cache_dir)
-    environment = {**os.environ, **settings, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
+class Sharded(NamedTuple):
+    """What a process with four devices made of the four runs."""
+
+    steps: np.ndarray
+    learners: dict[str, np.ndarray]
+    log: str
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory) -> Sharded:
+    """Train the four runs on four virtual devices, in three chunks."""
+    out = str(tmp_path_factory.mktemp("sharded") / "learners.npz")
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_LOG_COMPILES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+        "PYTHONPATH": str(ROOT),
+    }
     code = SHARDED.format(out=out)
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-    sharded = dict(np.load(out))
-    np.testing.assert_array_equal(sharded.pop("steps"), report.steps)
-    assert_same(sharded, bits(together.state.agent), 1e-4)
+    learners = dict(np.load(out))
+    return Sharded(learners.pop("steps"), learners, result.stderr)
+
+
+def test_sharded_over_four_devices_is_the_same(four_runs: tuple[DeviceDriver, Chunk], sharded: Sharded) -> None:
+    together, report = four_runs
+    np.testing.assert_array_equal(sharded.steps, report.steps)
+    assert_same(sharded.learners, bits(together.state.agent), 1e-4)
+
+
+def test_sharded_chunks_compile_once(sharded: Sharded) -> None:
+    assert sharded.log.count("Compiling jit(_play_chunk)") == 1
 
 
 # -- compilation, chunks, resuming --------------------------------------------------------------------------------
 
 
 def test_device_driver_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
-    driver = fresh("ppo2")
-    driver.run(1)
-    driver.evaluate(5, seed=1)
     with jax.log_compiles():
+        driver = learner("ppo2").device()
+        driver.run(1)
+        driver.evaluate(5, seed=1)
+        assert len(compilations(caplog)) == 3  # start, chunk and evaluation
         for count in (1, 4, 3):
             driver.run(count)
         driver.adopt(driver.acting())
@@ -375,20 +411,20 @@ def test_device_driver_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
         driver.restore(driver.checkpoint())
         driver.run(2)
         driver.evaluate(5, seed=2)
-        again = fresh("ppo2", 77, learning_rate=1e-2, gamma=0.5, cliprange=0.1)
-        again.run(4)
-        again.evaluate(5, seed=2, acting=again.acting())
-    assert again is driver
-    assert compilations(caplog) == []
+        restart(driver, learner("ppo2"), 77, learning_rate=1e-2, gamma=0.5, cliprange=0.1)
+        driver.run(4)
+        driver.evaluate(5, seed=2, acting=driver.acting())
+        assert compilations(caplog) == []
 
 
 @pytest.mark.parametrize("num_groups", [1, 2])
 def test_host_driver_compiles_once(num_groups: int, caplog: pytest.LogCaptureFixture) -> None:
     case = nudge()
-    driver = case.host((3, 4), num_groups)
-    driver.run(1)
-    driver.evaluate(5, seed=1)
     with jax.log_compiles():
+        driver = case.host((3, 4), num_groups)
+        driver.run(1)
+        driver.evaluate(5, seed=1)
+        assert len(compilations(caplog)) == 4 + num_groups - 1  # groups of two and of one environment
         driver.run(1)
         driver.adopt(driver.acting())
         driver.run(1)
@@ -397,7 +433,7 @@ def test_host_driver_compiles_once(num_groups: int, caplog: pytest.LogCaptureFix
         driver.evaluate(5, seed=1)
         driver.hyper, driver._keys = case.tree(2, rate=[0.1, 0.2]), run_keys(np.array([8, 9]))
         driver.run(1)
-    assert compilations(caplog) == []
+        assert compilations(caplog) == []
 
 
 def test_chunks_may_be_cut_anywhere() -> None:
