@@ -124,6 +124,8 @@ def _cast(option: Option, value: Any) -> Any:
             return tuple(int(part) for part in parts)
         if option.type is int and float(value) != int(float(value)):
             raise ValueError(value)
+        if option.type is float and float(value) != float(value):
+            raise ValueError(value)
         return int(float(value)) if option.type is int else option.type(value)
     except (KeyError, TypeError, ValueError, OverflowError):
         kind = {tuple: "comma-separated integers", bool: "true or false", int: "an integer", float: "a number"}

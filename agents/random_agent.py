@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from agents.base_classes import JaxAlgorithm
 from agents.options import option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
-from envs.types import Discrete, Spec
+from envs.types import Box, Discrete, Spec
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,17 @@ jax.tree_util.register_dataclass(Hyper)
 def make(spec: Spec, config: Config) -> Agent:
     """Build the random agent; unbounded action components are drawn between -1 and 1."""
 
+    def bounds(box: Box) -> tuple[jax.Array, jax.Array]:
+        low, high = jnp.asarray(box.low), jnp.asarray(box.high)
+        return jnp.where(jnp.isfinite(low), low, -1.0), jnp.where(jnp.isfinite(high), high, 1.0)
+
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         return AgentState((), ())
 
     def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict[str, Any]]:
         if isinstance(spec.action, Discrete):
             return jax.random.randint(key, obs.shape[:1], 0, spec.action.n), {}
-        low, high = jnp.asarray(spec.action.low), jnp.asarray(spec.action.high)
-        low, high = jnp.where(jnp.isfinite(low), low, -1.0), jnp.where(jnp.isfinite(high), high, 1.0)
+        low, high = bounds(spec.action)
         return jax.random.uniform(key, (obs.shape[0], spec.action.size), minval=low, maxval=high), {}
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
@@ -49,7 +52,7 @@ def make(spec: Spec, config: Config) -> Agent:
     def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
         if isinstance(spec.action, Discrete):
             return jnp.full((obs.shape[0], spec.action.n), 1.0 / spec.action.n)
-        return jnp.zeros((obs.shape[0], spec.action.size))
+        return jnp.tile(sum(bounds(spec.action)) / 2, (obs.shape[0], 1))
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu, keep_obs=False)
     return Agent(init, act, update, traits, probabilities)

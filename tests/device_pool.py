@@ -50,15 +50,16 @@ class DeviceEnvPool:
         self._current: list[tuple[BatchState, jax.Array]] = []
         self._sent: dict[int, BatchStep] = {}
 
-    def reset(self) -> np.ndarray:
-        """Begin a new episode in every environment; the first observations [num_envs, ...]."""
+    def reset(self, episode: int | None = None) -> np.ndarray:
+        """Begin the next episode, or the one of this number, everywhere; the first observations [num_envs, ...]."""
         if self._sent:
             raise RuntimeError("reset() while a group is still stepping: receive it first")
         first = np.empty((self.num_envs, *self.spec.obs_shape), self.spec.obs_dtype)
         current = []
         for number, group in enumerate(self.groups):
-            episode = self._current[number][0].episode + 1 if self._current else jnp.zeros(len(group), jnp.int32)
-            state, obs = self._reset(self._keys[group], episode)
+            following = self._current[number][0].episode + 1 if self._current else jnp.zeros(len(group), jnp.int32)
+            which = following if episode is None else jnp.full(len(group), episode, jnp.int32)
+            state, obs = self._reset(self._keys[group], which)
             current.append((state, obs))
             first[group] = obs
         self._current = current

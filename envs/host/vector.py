@@ -201,8 +201,12 @@ class VectorPool:
             raise self._failed(answer)
         return answer
 
-    def reset(self) -> np.ndarray:
+    def reset(self, episode: int | None = None) -> np.ndarray:
         """Begin a new episode in every environment.
+
+        Args:
+            episode: Number of the episode, which with the environment's seeds decides how it begins; by default the
+                next one.
 
         Returns:
             The first observations [num_envs, ...], in the order of `seeds`; a copy.
@@ -215,6 +219,8 @@ class VectorPool:
         if any(channel.busy for channel in self._channels):
             raise RuntimeError("reset() while a group is still stepping: receive it first")
         self._memory.ended[:] = False
+        if episode is not None:
+            self._memory.episode[:] = episode - 1
         channel = self._channels[-1]
         channel.start()
         self._await(channel)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from envs.types import Box, Discrete, Spec
+from envs.types import Discrete, Spec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def wait_for_windows() -> None:
     pyplot.show()
 
 
-class _Drawing(ABC):
+class Drawing(ABC):
     """A matplotlib figure that is a window while it plays (`path` None), or a picture at the end."""
 
     def __init__(self, path: Path | None, size: tuple[float, float]) -> None:
@@ -108,7 +108,7 @@ class _Drawing(ABC):
         print(f"picture {self.path}")
 
 
-class FrameWindow(_Drawing):
+class FrameWindow(Drawing):
     """A window with pictures of an environment that has no window of its own."""
 
     def __init__(self) -> None:
@@ -138,7 +138,8 @@ class Video:
     """
 
     def __init__(self, folder: Path, frame_rate: float) -> None:
-        self._rate, self._count, self._writer = frame_rate, 0, None
+        self._rate, self._count = frame_rate, 0
+        self._writer: Any = None
         self.path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
 
     @property
@@ -186,7 +187,7 @@ def _for_video(frame: np.ndarray) -> np.ndarray:
     return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
 
-class StatePlot(_Drawing):
+class StatePlot(Drawing):
     """The states of all episodes as lines in two or three dimensions, with dots where they begin and end.
 
     Args:
@@ -213,8 +214,9 @@ class StatePlot(_Drawing):
 
     def _draw(self) -> None:
         axes: Any = self.figure.add_subplot(projection="3d" if len(self._labels) == 3 else None)
-        # The state after the last reset begins an episode that is not played.
-        tracks = [np.asarray(track) for track in self._tracks if len(track) > 1]
+        # In a picture the last episode, which was begun and not ended, is left out unless it is the only one.
+        shown = self._tracks if self.path is None else self._tracks[:-1] or self._tracks
+        tracks = [np.asarray(track) for track in shown]
         colours = self._colours(axes, len(tracks))
         for track, colour in zip(tracks, colours, strict=True):
             axes.plot(*track.T, color=colour, linewidth=1.2, alpha=0.85)
@@ -245,13 +247,13 @@ class StatePlot(_Drawing):
         if self._target:
             origin = [[0.0]] * len(self._labels)
             axes.scatter(*origin, s=170, marker="*", color="crimson", edgecolors="white", zorder=5, label="target")
-        nothing = [[]] * len(self._labels)
+        nothing: list[list[float]] = [[]] * len(self._labels)
         axes.scatter(*nothing, s=26, facecolors="white", edgecolors="black", label="start")
         axes.scatter(*nothing, s=30, color="black", label="end")
         axes.legend(loc="best", framealpha=0.9)
 
 
-class ActionChart(_Drawing):
+class ActionChart(Drawing):
     """The probability of each discrete action, or the components of continuous actions.
 
     The window shows those of the present step as bars; the picture those of the first episode over time, and their

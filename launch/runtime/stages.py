@@ -291,9 +291,7 @@ def _state_reader(options: EnvOptions) -> Callable[[Any], jax.Array] | None:
     """The function that tells the true position, relative to the target, from the state of one of our twins."""
     if options.env not in registered_env:
         return None
-    twin = device_env(
-        dataclasses.replace(options, srl_model="ground_truth", fpv=False, multi_view=False, num_stack=1)
-    )
+    twin = device_env(dataclasses.replace(options, srl_model="ground_truth", fpv=False, multi_view=False, num_stack=1))
     return jax.jit(twin.observe) if hasattr(twin, "observe") else None
 
 

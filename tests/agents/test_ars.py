@@ -110,7 +110,7 @@ def test_statistics_count_only_steps_that_were_played() -> None:
     stats = state.acting.stats
     np.testing.assert_allclose(stats.mean, np.mean(seen, axis=0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(stats.var, np.var(seen, axis=0), rtol=1e-3)
-    np.testing.assert_allclose(stats.count, 2 * LENGTHS.sum(), rtol=1e-4)
+    np.testing.assert_allclose(stats.number, 2 * LENGTHS.sum(), rtol=1e-4)
 
 
 def test_v1_keeps_no_statistics() -> None:

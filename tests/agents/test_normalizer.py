@@ -24,7 +24,7 @@ def test_statistics_are_those_of_all_batches_together() -> None:
     # The start counts as 1e-4 observations of mean 0 and variance 1, which shows in the second component.
     np.testing.assert_allclose(stats.mean, everything.mean(0), rtol=1e-4)
     np.testing.assert_allclose(stats.var[:2], everything.var(0)[:2], rtol=1e-2)
-    np.testing.assert_allclose(stats.count, len(everything), rtol=1e-5)
+    np.testing.assert_allclose(stats.number, len(everything), rtol=1e-5)
 
 
 def test_variance_without_the_start_is_exact() -> None:

@@ -23,7 +23,7 @@ from launch.runtime.drivers.common import (
     tree_bytes,
 )
 
-EVALUATION_SEED = 2**31  # evaluation environments draw from seeds that no training run uses
+EVALUATION_SEED = 2**32  # of the evaluation environments; run seeds are smaller
 NO_LIMIT = 100_000  # steps after which an evaluation episode without a limit is given up
 
 
@@ -34,8 +34,8 @@ class Pool(Protocol):
     num_envs: int
     groups: list[np.ndarray]
 
-    def reset(self) -> np.ndarray:
-        """Begin a new episode everywhere; returns observations [num_envs, ...]."""
+    def reset(self, episode: int | None = None) -> np.ndarray:
+        """Begin an episode (the next, or the one of this number) everywhere; returns observations [num_envs, ...]."""
 
     def send(self, group: int, actions: np.ndarray, active: np.ndarray | None = None) -> None:
         """Step a group; returns at once."""
@@ -132,12 +132,12 @@ class HostDriver:
         """
         state = self.state if acting is None else self.state._replace(acting=acting)
         num_envs = min(episodes, 8)
-        pool = self._evaluation_pool(num_envs, seed)
+        pool = self._evaluation_pool(num_envs)
         shape = (self.num_runs, num_envs)
         key = jax.random.key(seed)
         result: list[np.ndarray] = []
-        for _ in range(-(-episodes // num_envs)):
-            obs = pool.reset()
+        for number in range(-(-episodes // num_envs)):
+            obs = pool.reset(seed + number)
             returns, alive = np.zeros(shape, np.float32), np.ones(shape, bool)
             for step in range(self.spec.max_episode_steps or NO_LIMIT):
                 action = self._eval_act[explore](state, obs.reshape(*shape, *obs.shape[1:]), key, np.int32(step))
@@ -221,18 +221,19 @@ class HostDriver:
             num_envs = self.agent.traits.num_envs
             seeds = [(int(seed), i) for seed in self._seeds for i in range(num_envs)]
             self._pool = self._make_pool(seeds, self._groups, not self.agent.traits.fresh_episodes)
-        obs = self._pool.reset()
+        # Numbered by the iteration, so that a resumed run does not replay the episodes it began with.
+        obs = self._pool.reset(self.iteration)
         self._obs = [obs[group] for group in self._groups]
         self._returns[:], self._lengths[:] = 0.0, 0
 
-    def _evaluation_pool(self, num_envs: int, seed: int) -> Pool:
-        """A pool whose episodes depend on `seed` alone, the same for every run."""
-        if self._eval_pool is not None:
-            self._eval_pool[1].close()
-        seeds = [(EVALUATION_SEED + seed, i) for _ in range(self.num_runs) for i in range(num_envs)]
-        pool = self._make_pool(seeds, None, False)
-        self._eval_pool = (num_envs, pool)
-        return pool
+    def _evaluation_pool(self, num_envs: int) -> Pool:
+        """A pool of `num_envs` environments per run, seeded alike for every run; kept between evaluations."""
+        if self._eval_pool is None or self._eval_pool[0] != num_envs:
+            if self._eval_pool is not None:
+                self._eval_pool[1].close()
+            seeds = [(EVALUATION_SEED, i) for _ in range(self.num_runs) for i in range(num_envs)]
+            self._eval_pool = (num_envs, self._make_pool(seeds, None, False))
+        return self._eval_pool[1]
 
     def _rollout(self, iteration: np.int32) -> tuple[np.ndarray, Episodes]:
         """Fill the buffers with T steps; returns steps played [K] and the episodes that ended."""

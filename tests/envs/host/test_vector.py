@@ -368,3 +368,16 @@ def test_ctrl_c_closes_in_order() -> None:
     assert process.returncode == 5
     assert "Traceback" not in errors
     assert not any(map(alive, workers))
+
+
+def test_reset_to_a_numbered_episode() -> None:
+    """The same number begins the same episode, whatever was played before."""
+    with_number = VectorPool(host_factory(EnvOptions("CartPole-v1")), [(7, 0), (7, 1)], num_workers=1)
+    try:
+        first = with_number.reset(5)
+        other = with_number.reset()
+        again = with_number.reset(5)
+    finally:
+        with_number.close()
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
