@@ -109,11 +109,13 @@ def make(spec: Spec, config: Config) -> Agent:
             grads, grad_norm = clip_by_global_norm(grads, hyper.max_grad_norm)
             return descend(adam, params, optimizer, grads, rate), metrics | {"grad_norm": grad_norm}
 
-        keys = jax.random.split(key, config.noptepochs)
-        order = jax.vmap(lambda k: jax.random.permutation(k, batch_size))(keys)
-        order = order.reshape(config.noptepochs * config.nminibatches, -1)
+        def epoch(carry: tuple, key: jax.Array) -> tuple:
+            order = jax.random.permutation(key, batch_size).reshape(config.nminibatches, -1)
+            return jax.lax.scan(minibatch, carry, order)
+
         carry = (state.acting.params, state.learning)
-        (params, optimizer), history = cast(tuple, jax.lax.scan(minibatch, carry, order))
+        keys = jax.random.split(key, config.noptepochs)
+        (params, optimizer), history = cast(tuple, jax.lax.scan(epoch, carry, keys))
         acting = state.acting._replace(params=params, stats=policy.observe(state.acting.stats, batch.obs))
         metrics = {name: values.mean() for name, values in history.items()}
         return AgentState(acting, optimizer), metrics | {"learning_rate": rate, "cliprange": clip}

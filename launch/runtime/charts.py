@@ -9,6 +9,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 MAX_FRAMES = 1000
 MIN_SIDE = 224  # pixels; smaller pictures are enlarged
-REDRAW_EVERY = 5  # steps between two pictures of a state plot in a window
+SECONDS_PER_REDRAW = 0.2  # of a chart in a window, so that drawing does not hold up the play
 DISTINCT_COLOURS = 10
+LONG = 2000  # steps; with more, lines are thin
 GREY = "0.55"
 
 
@@ -74,6 +76,7 @@ class Drawing(ABC):
     def __init__(self, path: Path | None, size: tuple[float, float]) -> None:
         self.path = path
         self.figure: Figure
+        self._drawn = -np.inf
         if path is None:
             from matplotlib import pyplot
 
@@ -86,22 +89,24 @@ class Drawing(ABC):
 
     @abstractmethod
     def _draw(self) -> None:
-        """Draw what was collected onto the empty figure."""
+        """Draw what was collected onto the figure."""
 
-    def refresh(self) -> None:
-        """Bring the window up to date, unless the user has closed it."""
+    def refresh(self, pause: float = SECONDS_PER_REDRAW) -> None:
+        """Bring the window up to date, unless the user has closed it or `pause` seconds have not passed since."""
         from matplotlib import pyplot
 
-        if pyplot.fignum_exists(self.figure.number):  # type: ignore[attr-defined]  # pyplot's figures have one
-            self.figure.clear()
-            self._draw()
-            self.figure.canvas.draw()
-            self.figure.canvas.flush_events()
+        closed = not pyplot.fignum_exists(self.figure.number)  # type: ignore[attr-defined]  # pyplot's have a number
+        if closed or time.monotonic() - self._drawn < pause:
+            return
+        self._draw()
+        self.figure.canvas.draw()
+        self.figure.canvas.flush_events()
+        self._drawn = time.monotonic()
 
     def finish(self) -> None:
         """Show the last state in the window, or write the picture and say where."""
         if self.path is None:
-            self.refresh()
+            self.refresh(pause=0.0)
             return
         self._draw()
         self.figure.savefig(self.path, dpi=150)
@@ -111,22 +116,24 @@ class Drawing(ABC):
 class FrameWindow(Drawing):
     """A window with pictures of an environment that has no window of its own."""
 
+    full = False
+
     def __init__(self) -> None:
         super().__init__(None, (5.0, 5.0))
-        self._frame: np.ndarray | None = None
-
-    full = False
+        self._frame = np.zeros((1, 1, 3), np.uint8)
+        self._image: Any = None
 
     def add(self, frame: np.ndarray) -> None:
         """Show a picture, uint8 [height, width, 3]."""
         self._frame = frame
-        self.refresh()
+        self.refresh(pause=0.0)
 
     def _draw(self) -> None:
-        if self._frame is not None:
-            axes = self.figure.add_axes((0.0, 0.0, 1.0, 1.0))
-            axes.imshow(self._frame)
+        if self._image is None:
+            axes = self.figure.add_subplot()
             axes.set_axis_off()
+            self._image = axes.imshow(self._frame)
+        self._image.set_data(self._frame)
 
 
 class Video:
@@ -139,8 +146,10 @@ class Video:
 
     def __init__(self, folder: Path, frame_rate: float) -> None:
         self._rate, self._count = frame_rate, 0
-        self._writer: Any = None
-        self.path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
+        self._ffmpeg = _find_ffmpeg()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._gif: Any = None
+        self.path = folder / ("video.mp4" if self._ffmpeg else "video.gif")
 
     @property
     def full(self) -> bool:
@@ -148,35 +157,75 @@ class Video:
         return self._count >= MAX_FRAMES
 
     def add(self, frame: np.ndarray) -> None:
-        """Append a picture, uint8 [height, width, 3]."""
-        if self._writer is None:
-            self._writer = self._open()
-        self._writer.append_data(_for_video(frame))
+        """Append a picture, uint8 [height, width, 3], all of one size.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        frame = _for_video(frame)
+        if self._ffmpeg is None:
+            self._gif = self._gif or _open_gif(self.path, self._rate)
+            self._gif.append_data(frame)
+        else:
+            self._process = self._process or self._start_ffmpeg(frame.shape[0], frame.shape[1])
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.write(frame.tobytes())
+            except BrokenPipeError:
+                self._end_ffmpeg()
         self._count += 1
 
     def finish(self) -> None:
-        """Complete the file and say where it is."""
-        if self._writer is not None:
-            self._writer.close()
-            print(f"video {self.path}" + (f" (the first {MAX_FRAMES:,} frames)" if self.full else ""))
+        """Complete the file and say where it is.
 
-    def _open(self) -> Any:
-        import imageio.v2 as imageio
+        Raises:
+            OSError: The file cannot be written.
+        """
+        if self._gif is not None:
+            self._gif.close()
+        if self._process is not None:
+            self._end_ffmpeg()
+        print(f"video {self.path}" + (f" (the first {MAX_FRAMES:,} frames)" if self.full else ""))
 
-        if self.path.suffix == ".gif":
-            return imageio.get_writer(self.path, duration=1000.0 / self._rate, loop=0)
-        return imageio.get_writer(self.path, fps=self._rate, macro_block_size=2)
+    def _start_ffmpeg(self, height: int, width: int) -> subprocess.Popen[bytes]:
+        """Start the encoder.
+
+        Not by imageio's writer: that forks, which jax warns may deadlock. A process group of its own keeps Ctrl-C away
+        from it, so that the video is complete then, too.
+        """
+        raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._rate), "-i", "-"]
+        encode = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart", str(self.path)]
+        command = [str(self._ffmpeg), "-y", "-loglevel", "error", *raw, *encode]
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
+        )
+
+    def _end_ffmpeg(self) -> None:
+        """Wait for the encoder; OSError with its own words where it failed."""
+        assert self._process is not None
+        _, said = self._process.communicate()
+        if self._process.returncode:
+            words = said.decode(errors="replace").split("\n")[0]
+            raise OSError(f"{self.path} cannot be written: {words}")
 
 
-def _has_ffmpeg() -> bool:
-    """Whether ffmpeg can be started."""
+def _find_ffmpeg() -> str | None:
+    """The ffmpeg program, None where there is none that can be started."""
     try:
         import imageio_ffmpeg
 
-        imageio_ffmpeg.get_ffmpeg_version()
+        program = imageio_ffmpeg.get_ffmpeg_exe()
+        subprocess.run([program, "-version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     except (ImportError, RuntimeError, OSError, subprocess.SubprocessError):
-        return False
-    return True
+        return None
+    return program
+
+
+def _open_gif(path: Path, frame_rate: float) -> Any:
+    """Open an animated picture that repeats for ever."""
+    import imageio.v2 as imageio
+
+    return imageio.get_writer(path, duration=1000.0 / frame_rate, loop=0)
 
 
 def _for_video(frame: np.ndarray) -> np.ndarray:
@@ -201,29 +250,30 @@ class StatePlot(Drawing):
         super().__init__(path, (7.0, 6.0))
         self._title, self._labels, self._target = title, labels, target
         self._tracks: list[list[np.ndarray]] = []
-        self._steps = 0
+        self._steps = self._ended = 0
 
-    def add(self, position: np.ndarray, first: bool) -> None:
-        """Append a state [2 or 3]; `first` begins an episode."""
+    def add(self, position: np.ndarray, first: bool, last: bool) -> None:
+        """Append a state [2 or 3]; `first` begins an episode, `last` ends it."""
         if first:
             self._tracks.append([])
         self._tracks[-1].append(position)
         self._steps += 1
-        if self.path is None and self._steps % REDRAW_EVERY == 0:
+        self._ended += last
+        if self.path is None:
             self.refresh()
 
     def _draw(self) -> None:
+        self.figure.clear()
         axes: Any = self.figure.add_subplot(projection="3d" if len(self._labels) == 3 else None)
-        # In a picture the last episode, which was begun and not ended, is left out unless it is the only one.
-        shown = self._tracks if self.path is None else self._tracks[:-1] or self._tracks
-        tracks = [np.asarray(track) for track in shown]
-        colours = self._colours(axes, len(tracks))
-        for track, colour in zip(tracks, colours, strict=True):
-            axes.plot(*track.T, color=colour, linewidth=1.2, alpha=0.85)
+        colours = self._colours(axes, len(self._tracks))
+        for number, (states, colour) in enumerate(zip(self._tracks, colours, strict=True)):
+            track = np.asarray(states)
+            axes.plot(*track.T, color=colour, linewidth=1.2 if self._steps < LONG else 0.6, alpha=0.85)
             axes.scatter(*track[:1].T, s=26, facecolors="white", edgecolors=[colour], zorder=3)
-            axes.scatter(*track[-1:].T, s=30, color=[colour], edgecolors="black", linewidths=0.6, zorder=4)
+            if number < self._ended:
+                axes.scatter(*track[-1:].T, s=30, color=[colour], edgecolors="black", linewidths=0.6, zorder=4)
         self._explain(axes)
-        axes.set(title=f"{self._title}, {len(tracks)} episode{'s' * (len(tracks) != 1)}")
+        axes.set(title=f"{self._title}, {self._ended} episode{'s' * (self._ended != 1)}")
         for axis, label in zip("xyz", self._labels, strict=False):
             getattr(axes, f"set_{axis}label")(label)
         if self._target:
@@ -266,7 +316,8 @@ class ActionChart(Drawing):
     """
 
     def __init__(self, path: Path | None, title: str, spec: Spec) -> None:
-        super().__init__(path, (5.0, 4.0) if path is None else (11.0, 4.0))
+        rows = 1 if isinstance(spec.action, Discrete) else spec.action.size
+        super().__init__(path, (5.0, 4.0) if path is None else (11.0, max(4.0, 0.9 * rows + 1.0)))
         self._title = title
         self._discrete = isinstance(spec.action, Discrete)
         self._rows: list[np.ndarray] = []
@@ -289,17 +340,20 @@ class ActionChart(Drawing):
             self._rows.append(values)
 
     def _draw(self) -> None:
+        self.figure.clear()
         values = np.asarray(self._rows)
         if self.path is None:
-            self._bars(self.figure.add_subplot(), values[-1], "this step")
+            self._bars(self.figure.add_subplot(), values[-1], self._title)
             return
         self.figure.suptitle(f"{self._title}, first episode ({len(values)} steps)")
-        over_time, mean = self.figure.subplots(1, 2, width_ratios=(3, 1))
+        rows = 1 if self._discrete else values.shape[1]
+        grid = self.figure.add_gridspec(rows, 2, width_ratios=(3, 1))
+        over_time = [self.figure.add_subplot(grid[row, 0]) for row in range(rows)]
         if self._discrete:
-            self._heat(over_time, values)
+            self._heat(over_time[0], values)
         else:
             self._lines(over_time, values)
-        self._bars(mean, values.mean(axis=0), "mean")
+        self._bars(self.figure.add_subplot(grid[:, 1]), values.mean(axis=0), "mean of the episode")
 
     def _bars(self, axes: Axes, values: np.ndarray, title: str) -> None:
         """One bar per action or component; heights are the values themselves, colours their share of the bound."""
@@ -321,23 +375,27 @@ class ActionChart(Drawing):
         image = axes.imshow(
             values.T, cmap="viridis", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest", extent=extent
         )
-        axes.set(xlabel="step", ylabel="action", yticks=range(count))
-        self.figure.colorbar(image, ax=axes, label="probability", pad=0.01)
+        for edge in range(1, count):
+            axes.axhline(edge - 0.5, color="white", linewidth=2.0)
+        axes.set(title="probability of each action", xlabel="step", ylabel="action", yticks=range(count))
+        self.figure.colorbar(image, ax=axes, pad=0.01)
 
-    def _lines(self, axes: Axes, values: np.ndarray) -> None:
-        """Components of the actions [T, size] over time, between their bounds."""
-        low, high = self._limits(values)
+    def _lines(self, rows: Sequence[Axes], values: np.ndarray) -> None:
+        """Components of the actions [T, size] over time, each between its bounds."""
+        lows, highs = self._limits(values)
         steps = np.arange(1, len(values) + 1)
-        for i, component in enumerate(values.T):
-            axes.plot(steps, component, linewidth=1.0, label=f"component {i}")
-        for bound in {*low.tolist(), *high.tolist()}:
-            axes.axhline(bound, color=GREY, linestyle="--", linewidth=0.8)
-        margin = 0.05 * (np.max(high) - np.min(low))
-        axes.set(xlabel="step", ylabel="action", ylim=(np.min(low) - margin, np.max(high) + margin))
-        axes.legend(loc="upper right", ncols=min(4, values.shape[1]), fontsize="small", framealpha=0.9)
+        for i, (axes, low, high) in enumerate(zip(rows, lows, highs, strict=True)):
+            axes.plot(steps, values[:, i], linewidth=0.9, color=f"C{i % DISTINCT_COLOURS}")
+            for bound in (low, high):
+                axes.axhline(bound, color=GREY, linestyle="--", linewidth=0.8)
+            margin = 0.08 * (high - low)
+            axes.set(ylabel=f"[{i}]", xlim=(0, len(values) + 1), ylim=(low - margin, high + margin))
+            axes.label_outer()
+        rows[0].set_title("components of the action, and their bounds")
+        rows[-1].set_xlabel("step")
 
     def _limits(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Bounds of the action space, and of the values where it has none."""
         largest = max(float(np.max(np.abs(values))), 1e-6)
-        low, high = np.where(np.isfinite(self._low), self._low, -largest), self._high
-        return low, np.where(np.isfinite(high), high, largest)
+        low = np.where(np.isfinite(self._low), self._low, -largest)
+        return low, np.where(np.isfinite(self._high), self._high, largest)

@@ -19,9 +19,9 @@ from envs.types import Discrete, Spec
 from launch.runtime import charts
 from launch.runtime.drivers.common import clip_action
 from launch.runtime.model import BEST, FINAL, INFO_FILE, model_folder, read_info
-from launch.runtime.policy import actor, find_model, read_options
+from launch.runtime.policy import action_chances, actor, find_model, read_options
 from launch.runtime.run_folder import ARGS_FILE, read_run
-from launch.runtime.stages import HostScene, Scene, Stage, TwinScene, TwinStage, WatchedStage
+from launch.runtime.stages import HostScene, Scene, Stage, TwinScene, TwinStage, WatchedStage, Watcher
 
 OUTPUT_FOLDER = "enjoy"
 EPISODE_LINES = 20  # episodes with a line of their own; later ones share a line a second
@@ -243,9 +243,10 @@ class EpisodeLog:
         if self._told < len(self.returns):
             self._tell()
         if self.returns:
+            count = len(self.returns)
             print(
-                f"{len(self.returns)} episodes, mean return {np.mean(self.returns):.2f} ± {np.std(self.returns):.2f}, "
-                f"mean length {np.mean(self.lengths):.1f}",
+                f"{count} episode{'s' * (count != 1)}, mean return {np.mean(self.returns):.2f} ± "
+                f"{np.std(self.returns):.2f}, mean length {np.mean(self.lengths):.1f}",
                 flush=True,
             )
         else:
@@ -280,14 +281,14 @@ class _Show:
     def stage(self) -> Stage:
         """The one environment that is watched, and what watches it."""
         scene = self._scene()
-        watchers = []
+        watchers: list[Watcher] = []
         if self._args.render and (self._options.on_device or not self._display):
             watchers.append(self._frames(scene))
         if self._args.plotting:
             path = None if self._windows else self._folder / "states.png"
             plot = charts.StatePlot(path, self._title, scene.state_labels, scene.state_target)
             self._outputs.append(plot)
-            watchers.append(lambda scene, first: plot.add(scene.position(), first))
+            watchers.append(lambda scene, first, last: plot.add(scene.position(), first, last))
         return WatchedStage(scene, watchers)
 
     def _scene(self) -> Scene:
@@ -297,12 +298,12 @@ class _Show:
         mode = ("human" if self._display else "rgb_array") if args.render else None
         return HostScene(dataclasses.replace(options, render_mode=mode), args.seed, args.plotting)
 
-    def _frames(self, scene: Scene) -> Callable[[Scene, bool], None]:
+    def _frames(self, scene: Scene) -> Watcher:
         """Watch the pictures of an environment without a window of its own."""
         output = charts.FrameWindow() if self._windows else charts.Video(self._folder, scene.frame_rate)
         self._outputs.append(output)
 
-        def watch(scene: Scene, first: bool) -> None:
+        def watch(scene: Scene, first: bool, last: bool) -> None:
             if not output.full:
                 output.add(scene.frame())
 
@@ -314,12 +315,12 @@ class _Show:
             return None
         chart = charts.ActionChart(None if self._windows else self._folder / "action_proba.png", self._title, spec)
         self._outputs.append(chart)
-        discrete = isinstance(spec.action, Discrete)
+        discrete, chances = isinstance(spec.action, Discrete), action_chances(algorithm)
 
         def watch(obs: Any, actions: Any, first: bool) -> None:
             if chart.full:
                 return
-            values = algorithm.getActionProba(obs) if discrete else clip_action(spec, np.asarray(actions), np)
+            values = chances(obs) if discrete else clip_action(spec, np.asarray(actions), np)
             if values is None:
                 raise ValueError(f"--action-proba: {type(algorithm).__name__} tells no probabilities (getActionProba)")
             chart.add(np.asarray(values)[0], first)

@@ -78,6 +78,9 @@ class Scene(Protocol):
         """Free what the scene holds."""
 
 
+Watcher = Callable[[Scene, bool, bool], None]
+
+
 class TwinStage:
     """N environments of the JAX simulator, stepped in one compiled call."""
 
@@ -107,32 +110,35 @@ class WatchedStage:
 
     Args:
         scene: The environment.
-        watchers: Called as watcher(scene, first), where `first` tells the beginning of an episode.
+        watchers: Called as watcher(scene, first, last) with whether the state begins or ends an episode.
     """
 
-    def __init__(self, scene: Scene, watchers: Sequence[Callable[[Scene, bool], None]]) -> None:
+    def __init__(self, scene: Scene, watchers: Sequence[Watcher]) -> None:
         self.spec = scene.spec
         self._scene, self._watchers = scene, watchers
+        self._fresh = True
 
     def reset(self) -> Any:
-        """Begin an episode; returns its first observation [1, ...]."""
-        obs = self._scene.reset()
-        self._show(first=True)
-        return obs[None]
+        """Begin an episode; returns its first observation [1, ...]. The state is shown once the episode is played."""
+        self._fresh = True
+        return self._scene.reset()[None]
 
     def step(self, actions: Any) -> tuple[Any, ...]:
         """Step with actions [1, ...], see `Stage`."""
+        if self._fresh:
+            self._show(first=True, last=False)
+            self._fresh = False
         obs, reward, done = self._scene.step(clip_action(self.spec, np.asarray(actions)[0], np))
-        self._show(first=False)
+        self._show(first=False, last=done)
         return self.reset() if done else obs[None], np.asarray([reward]), np.asarray([done])
 
     def close(self) -> None:
         """Close the scene."""
         self._scene.close()
 
-    def _show(self, first: bool) -> None:
+    def _show(self, first: bool, last: bool) -> None:
         for watcher in self._watchers:
-            watcher(self._scene, first)
+            watcher(self._scene, first, last)
 
 
 class HostScene:
@@ -300,7 +306,7 @@ def _labels(env_id: str, spec: Spec, truth: bool, relative: bool) -> list[str]:
     spatial = env_id in registered_env and registered_env[env_id][2] is PlottingType.PLOT_3D
     axes = AXES[: 3 if spatial else 2]
     if relative:
-        return [f"{axis} from the target (m)" for axis in axes]
+        return [f"{axis} relative to the target (m)" for axis in axes]
     if truth:
         return [f"{axis} (m)" for axis in axes]
     return [f"state[{i}]" for i in range(len(axes))]
