@@ -32,8 +32,8 @@ class Config:
 class Hyper:
     """Traced options of ARS."""
 
-    exploration_noise: float = option(0.02, "Standard deviation of the directions (nu).", minimum=0, search=(0.01, 1.0))
-    step_size: float = option(0.02, "Step size (alpha).", minimum=0, search=(0.01, 1.0))
+    exploration_noise: float = option(0.5, "Standard deviation of the directions (nu).", minimum=0, search=(0.01, 1.0))
+    step_size: float = option(0.2, "Step size (alpha).", minimum=0, search=(0.01, 1.0))
     top_population: float = option(2, "Directions kept for the update (b).", minimum=1, search=(1, 5))
     max_step_amplitude: float = option(10.0, "Largest factor a step is scaled up by.", minimum=1e-6, search=(1, 100))
 

@@ -300,9 +300,10 @@ class VectorPool:
     def _await(self, channel: Channel) -> None:
         """Wait until every worker has done what a channel asked for."""
         watch: dict[int, tuple[int, float]] = {}
+        replies = self._replies.fileno()
         while not channel.complete:
             try:
-                number = os.read(self._replies.fileno(), 1)[0]
+                number = os.read(replies, 1)[0]
             except BlockingIOError:
                 number = None
             if number is None:

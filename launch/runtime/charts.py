@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MAX_FRAMES = 1000
 MIN_SIDE = 224  # pixels; smaller pictures are enlarged
-SECONDS_PER_REDRAW = 0.2  # of a chart in a window, so that drawing does not hold up the play
+SECONDS_BETWEEN_DRAWINGS = 0.1  # of a chart in a window, at least
 DISTINCT_COLOURS = 10
 LONG = 2000  # steps; with more, lines are thin
 GREY = "0.55"
@@ -63,11 +63,16 @@ def can_open_windows() -> bool:
 
 
 def wait_for_windows() -> None:
-    """Return when the user has closed all of matplotlib's windows."""
+    """Return when the user has closed all of matplotlib's windows.
+
+    Not by `pyplot.show`: in Tk's main loop Ctrl-C would wait for the next event of a window.
+    """
     from matplotlib import pyplot
 
     print("close the windows to end", flush=True)
-    pyplot.show()
+    while numbers := pyplot.get_fignums():
+        pyplot.figure(numbers[0]).canvas.flush_events()
+        time.sleep(0.05)
 
 
 class Drawing(ABC):
@@ -76,7 +81,7 @@ class Drawing(ABC):
     def __init__(self, path: Path | None, size: tuple[float, float]) -> None:
         self.path = path
         self.figure: Figure
-        self._drawn = -np.inf
+        self._next = 0.0
         if path is None:
             from matplotlib import pyplot
 
@@ -91,22 +96,27 @@ class Drawing(ABC):
     def _draw(self) -> None:
         """Draw what was collected onto the figure."""
 
-    def refresh(self, pause: float = SECONDS_PER_REDRAW) -> None:
-        """Bring the window up to date, unless the user has closed it or `pause` seconds have not passed since."""
+    def refresh(self, at_once: bool = True) -> None:
+        """Bring the window up to date, unless the user has closed it.
+
+        With `at_once` False only now and then, so that drawing takes a quarter of the time at most.
+        """
         from matplotlib import pyplot
 
         closed = not pyplot.fignum_exists(self.figure.number)  # type: ignore[attr-defined]  # pyplot's have a number
-        if closed or time.monotonic() - self._drawn < pause:
+        start = time.monotonic()
+        if closed or (start < self._next and not at_once):
             return
         self._draw()
         self.figure.canvas.draw()
         self.figure.canvas.flush_events()
-        self._drawn = time.monotonic()
+        end = time.monotonic()
+        self._next = end + max(SECONDS_BETWEEN_DRAWINGS, 3.0 * (end - start))
 
     def finish(self) -> None:
         """Show the last state in the window, or write the picture and say where."""
         if self.path is None:
-            self.refresh(pause=0.0)
+            self.refresh()
             return
         self._draw()
         self.figure.savefig(self.path, dpi=150)
@@ -126,7 +136,7 @@ class FrameWindow(Drawing):
     def add(self, frame: np.ndarray) -> None:
         """Show a picture, uint8 [height, width, 3]."""
         self._frame = frame
-        self.refresh(pause=0.0)
+        self.refresh()
 
     def _draw(self) -> None:
         if self._image is None:
@@ -260,7 +270,7 @@ class StatePlot(Drawing):
         self._steps += 1
         self._ended += last
         if self.path is None:
-            self.refresh()
+            self.refresh(at_once=False)
 
     def _draw(self) -> None:
         self.figure.clear()
@@ -335,7 +345,7 @@ class ActionChart(Drawing):
         self._episodes += first
         if self.path is None:
             self._rows = [values]
-            self.refresh()
+            self.refresh(at_once=False)
         elif not self.full:
             self._rows.append(values)
 

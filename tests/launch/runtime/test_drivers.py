@@ -480,6 +480,9 @@ def test_a_resumed_host_run_keeps_its_learner_and_iteration() -> None:
     resumed.restore(jax.tree.map(from_host, resumed.checkpoint(), stored))
     assert_same(resumed.state, driver.state)
     np.testing.assert_array_equal(resumed.run(1).metrics["iteration"], [[2.0, 2.0]])
+    begun = nudge().host((3, 4))
+    begun.run(1)
+    assert not np.isclose(begun._buffers.obs[:, 0], resumed._buffers.obs[:, 0]).any()  # no episode is replayed
 
 
 # -- what is reported ---------------------------------------------------------------------------------------------
