@@ -12,6 +12,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from envs.host.quiet import quiet_import
 from envs.registry import BRAX_NAMES, registered_env, registered_twin, resolve
 from envs.types import Spec
 
@@ -102,6 +103,7 @@ class HostFactory:
 
         from envs.host.gymnasium_env import adapt
 
+        _quiet_simulator(self.spec)
         try:
             env = gymnasium.make(self.spec)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
@@ -192,14 +194,14 @@ def _gymnasium_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
         entry: Any = registered_env[env_id][0]
         return gymnasium.envs.registration.EnvSpec(env_id, entry_point=entry)
     if env_id.endswith("BulletEnv-v0"):
-        importlib.import_module("pybullet_envs_gymnasium")  # registers its ids
+        quiet_import("pybullet_envs_gymnasium")  # registers its ids
     module, separator, name = env_id.rpartition(":")
     try:
         if separator:
             importlib.import_module(module)
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ImportError):
-        importlib.import_module("pybullet_envs_gymnasium")
+        quiet_import("pybullet_envs_gymnasium")
         brax = [BRAX_PREFIX + known for known in BRAX_NAMES]
         raise ValueError(_unknown(env_id, [*registered_env, *gymnasium.registry, *brax])) from None
 
@@ -218,10 +220,17 @@ def _entry_class(spec: gymnasium.envs.registration.EnvSpec) -> Any:
 
     if not isinstance(spec.entry_point, str):
         return spec.entry_point
+    _quiet_simulator(spec)
     try:
         return load_env_creator(spec.entry_point)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise ValueError(f"{spec.id} needs a package that is not installed: {error}") from None
+
+
+def _quiet_simulator(spec: gymnasium.envs.registration.EnvSpec) -> None:
+    """Import PyBullet, where the environment needs it, without its banner."""
+    if str(spec.entry_point).startswith(("envs.host.", "pybullet_envs_gymnasium.")):
+        quiet_import("pybullet")
 
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:

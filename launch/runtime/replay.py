@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from argparse import Namespace
 from collections.abc import Callable
@@ -64,6 +65,7 @@ def replay(args: Namespace) -> np.ndarray:
     try:
         _check_fit(algorithm, stage.spec, options)
         watch = show.action_watcher(algorithm, stage.spec)
+        show.prepare()
         interrupted: KeyboardInterrupt | WorkerError | None = None
         try:
             _play(stage, act, args, log, watch)
@@ -270,13 +272,23 @@ class _Show:
     def __init__(self, args: Namespace, subject: Subject, options: EnvOptions) -> None:
         self._args, self._options = args, options
         self._title = f"{subject.algo} on {options.env}"
-        self._outputs: list[Any] = []
+        self._outputs: list[charts.Drawing | charts.Video] = []
         asked = args.render or args.plotting or args.action_proba
         self._display = asked and charts.has_display()
         self._windows = asked and charts.can_open_windows()
         self._folder = Path(args.output) if args.output else subject.home / OUTPUT_FOLDER
-        if asked and not (self._display and self._windows):
-            _make_folder(self._folder)
+
+    def prepare(self) -> None:
+        """Make the folder where files are to come.
+
+        Raises:
+            ValueError: It cannot be made.
+        """
+        if any(output.path is not None for output in self._outputs):
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"--output {self._folder} cannot be written: {error.strerror}") from None
 
     def stage(self) -> Stage:
         """The one environment that is watched, and what watches it."""
@@ -296,6 +308,8 @@ class _Show:
         if options.on_device:
             return TwinScene(options, args.seed, args.render, args.plotting)
         mode = ("human" if self._display else "rgb_array") if args.render else None
+        if mode == "rgb_array":
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame complains that there is no display
         return HostScene(dataclasses.replace(options, render_mode=mode), args.seed, args.plotting)
 
     def _frames(self, scene: Scene) -> Watcher:
@@ -334,13 +348,5 @@ class _Show:
 
     def wait(self) -> None:
         """Keep matplotlib's windows open until the user closes them."""
-        if any(isinstance(output, charts.Drawing) and output.path is None for output in self._outputs):
+        if any(output.path is None for output in self._outputs):
             charts.wait_for_windows()
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the output folder; ValueError where it cannot be made."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output {folder} cannot be written: {error.strerror}") from None
