@@ -40,7 +40,7 @@ class WorkerProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from envs.host.worker import main; main({socket_end}, {pipe_end})"],
             stdin=subprocess.DEVNULL,
-            stdout=2,  # simulators print banners; the parent's standard output stays its own
+            stdout=subprocess.DEVNULL,  # simulators chatter there; what matters goes to standard error
             env=environment,
             pass_fds=(socket_end, pipe_end, setup.memory, setup.replies, *setup.tokens),
             process_group=0,  # Ctrl-C in a terminal reaches the parent only, even while a worker starts

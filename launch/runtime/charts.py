@@ -195,7 +195,8 @@ class Video:
             self._gif.close()
         if self._process is not None:
             self._end_ffmpeg()
-        print(f"video {self.path}" + (f" (the first {MAX_FRAMES:,} frames)" if self.full else ""))
+        if self._count:
+            print(f"video {self.path}" + (f" (the first {MAX_FRAMES:,} frames)" if self.full else ""))
 
     def _start_ffmpeg(self, height: int, width: int) -> subprocess.Popen[bytes]:
         """Start the encoder.
@@ -351,6 +352,8 @@ class ActionChart(Drawing):
 
     def _draw(self) -> None:
         self.figure.clear()
+        if not self._rows:
+            return
         values = np.asarray(self._rows)
         if self.path is None:
             self._bars(self.figure.add_subplot(), values[-1], self._title)

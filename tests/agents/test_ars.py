@@ -59,17 +59,17 @@ def episodes(returns: list[float], seed: int = 0) -> Transition:
 
 @pytest.mark.parametrize("algo_type", ["v1", "v2"])
 def test_update_by_hand(algo_type: str) -> None:
-    """Directions 0 and 1 are kept (best returns 3, 2, 0); their four returns 3, 1, 1, 2 have the deviation 0.829156."""
+    """Directions 0 and 1 are kept for their better sides (3, 2, 1); their returns 3, -5, 0, 2 deviate by 3.082207."""
     hyper = hyper_of()
     agent = agent_of(algo_type=algo_type)
-    batch = episodes([3.0, 1.0, 1.0, 2.0, 0.0, -4.0])
+    batch = episodes([3.0, -5.0, 0.0, 2.0, 1.0, -1.0])
     after, metrics = jax.jit(agent.update)(state_of(agent, [1.0, -1.0], hyper), batch, KEY, hyper, CLOCK)
-    # 0.1 / (2 * 0.829156) * ((3 - 1) * [1, 0] + (1 - 2) * [0, 1])
-    np.testing.assert_allclose(after.acting.weights[:, 0], [1 + 0.120605, -1 - 0.060302], atol=1e-5)
-    np.testing.assert_allclose(metrics["fitness_spread"], 0.829156, rtol=1e-5)
-    np.testing.assert_allclose(metrics["fitness_mean"], 0.5, rtol=1e-5)
+    # 0.1 / (2 * 3.082207) * ((3 + 5) * [1, 0] + (0 - 2) * [0, 1])
+    np.testing.assert_allclose(after.acting.weights[:, 0], [1 + 0.129777, -1 - 0.032444], atol=1e-5)
+    np.testing.assert_allclose(metrics["fitness_spread"], 3.082207, rtol=1e-5)
+    np.testing.assert_allclose(metrics["fitness_mean"], 0.0, atol=1e-6)
     np.testing.assert_allclose(metrics["fitness_best"], 3.0, rtol=1e-6)
-    np.testing.assert_allclose(metrics["step_norm"], np.hypot(0.120605, 0.060302), rtol=1e-4)
+    np.testing.assert_allclose(metrics["step_norm"], np.hypot(0.129777, 0.032444), rtol=1e-4)
 
 
 def test_all_directions_may_be_kept() -> None:

@@ -291,6 +291,13 @@ def test_evolution_is_the_same_on_both() -> None:
     assert_same(on_host.state, on_device.state.agent, 1e-5)
 
 
+def test_no_two_environments_or_steps_share_their_noise() -> None:
+    driver = nudge().host((3, 4), num_groups=2)
+    driver.adopt((jnp.zeros((2, 2)), jnp.ones(2)))
+    noise = [np.copy(driver._buffers.action) for _ in range(2) if driver.run(1)]
+    assert np.unique(noise).size == np.size(noise) == 2 * 2 * 5 * 3 * 2
+
+
 def test_actions_are_clipped_for_the_environment_only() -> None:
     driver, sent = nudge().host((3, 4), noise=[3.0, 3.0]), []
     make_pool = driver._make_pool

@@ -1,0 +1,301 @@
+"""The documentation against the code: flags and defaults, metrics, constants, commands, links, packages, imports."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from agents.options import declared, options_of
+from agents.registry import algorithm_class, registered_rl
+from agents.types import Clock, Transition
+from envs import mobile_arena
+from envs.host.kuka_button import KukaButtonGymEnv
+from envs.make import EnvOptions, host_factory
+from envs.registry import BRAX_NAMES, registered_env, registered_twin
+from envs.types import Discrete, Spec
+from launch.enjoy import enjoy_flags, parse_enjoy_args
+from launch.runtime.errors import HelpRequested
+from launch.runtime.flag_parser import FlagParser
+from launch.runtime.flags import common_flags, parse_train_args
+from launch.runtime.plugin import load_plugin
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+BUILT_IN = ("a2c", "ars", "ppo2", "random_agent")
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def section(text: str, title: str) -> str:
+    """The part of a page below a heading, up to the next heading of the same level."""
+    level = re.search(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    assert level, f"no heading {title}"
+    rest = text[level.end() :]
+    end = re.search(rf"^#{{1,{len(level[1])}}} ", rest, re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Table rows whose first cell begins with code: {that code: the other cells}."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            first, *others = (cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|")))
+            name = first.split("`")[1]
+            assert name not in found, f"{name} has two rows"
+            found[name] = others
+    return found
+
+
+def as_number(text: str) -> object:
+    """A table's cell as a number, a tuple of numbers, or the text itself."""
+    parts = text.strip("()").split(",")
+    try:
+        numbers = tuple(float(part) for part in parts)
+    except ValueError:
+        return text
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def default_text(default: object) -> object:
+    """How a default is written in a table."""
+    if default in (None, []):
+        return "-"
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    if isinstance(default, tuple):
+        return tuple(map(float, default)) if len(default) > 1 else float(default[0])
+    return float(default) if isinstance(default, (int, float)) else default
+
+
+# --- algorithms ------------------------------------------------------------------------------------------------------
+
+
+def test_every_built_in_algorithm_has_a_page():
+    assert sorted(path.stem for path in (DOCS / "algorithms").glob("*.md")) == sorted(BUILT_IN) == sorted(registered_rl)
+    readme, command_line = read(ROOT / "README.md"), read(DOCS / "command_line.md")
+    for name in BUILT_IN:
+        assert f"[`{name}`](docs/algorithms/{name}.md)" in readme and f"[{name}](algorithms/{name}.md)" in command_line
+
+
+@pytest.mark.parametrize("algo", BUILT_IN)
+def test_options_are_documented_with_their_defaults(algo):
+    table = rows(section(read(DOCS / "algorithms" / f"{algo}.md"), "Options"))
+    options = options_of(*declared(f"agents.{algo}"))
+    assert list(table) == [option.flag for option in options]
+    for option in options:
+        default, swept, search, *_ = table[option.flag]
+        assert as_number(default) == default_text(option.default), option.flag
+        assert swept == ("yes" if option.traced else "no"), option.flag
+        if isinstance(option.search, tuple):
+            assert tuple(map(float, search.split(" to "))) == option.search, option.flag
+        else:
+            assert search == ("-" if option.search is None else "all"), option.flag
+
+
+def logged_metrics(algo: str) -> set[str]:
+    """Names of the metrics that an algorithm's update returns."""
+    cls = algorithm_class(algo)
+    config, hyper = cls.configure({})
+    agent = cls.make(Spec("Test-v0", (3,), "float32", Discrete(2), 8), config)
+    key, lead = jax.random.key(0), (agent.traits.rollout_length, agent.traits.num_envs)
+
+    def update() -> dict:
+        state = agent.init(key, cls.hyper_tree(hyper))
+        obs, flag = jnp.zeros((*lead, 3)), jnp.zeros(lead, bool)
+        action, extras = jax.vmap(lambda o: agent.act(state, o, key, True))(obs)
+        batch = Transition(obs, action, jnp.zeros(lead), flag, flag, obs, extras)
+        return agent.update(state, batch, key, cls.hyper_tree(hyper), Clock(jnp.int32(0), jnp.float32(0)))[1]
+
+    return set(jax.eval_shape(update))
+
+
+@pytest.mark.parametrize("algo", BUILT_IN)
+def test_logged_metrics_are_explained(algo):
+    text = section(read(DOCS / "algorithms" / f"{algo}.md"), "Metrics")
+    cells = re.findall(r"^\| (`train/[^|]*) \|", text, re.MULTILINE)
+    named = {name for cell in cells for name in re.findall(r"`train/(\w+)`", cell)}
+    assert named == logged_metrics(algo)
+
+
+# --- command line ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("title", "parser"), [("Flags of every algorithm", common_flags()), ("Playing a model", enjoy_flags())]
+)
+def test_common_flags_are_documented_with_their_defaults(title: str, parser: FlagParser):
+    table = rows(section(read(DOCS / "command_line.md"), title))
+    assert list(table) == [parser[name].option.flag for name in parser.names]
+    for name in parser.names:
+        option = parser[name].option
+        assert as_number(table[option.flag][0]) == default_text(option.default), name
+    text = read(DOCS / "command_line.md")
+    assert all(spelling in text for name in parser.names for spelling in parser[name].spellings)
+
+
+def documented_commands() -> list[tuple[Path, list[str]]]:
+    """(page, words) of every call of an entry point in the pages, without those that name a plugin."""
+    return [
+        (page, words)
+        for page in PAGES
+        for block in re.findall(r"```sh\n(.*?)```", read(page), re.DOTALL)
+        for line in block.splitlines()
+        if line.startswith("python launch/") and "--plugin" not in line
+        for words in [shlex.split(line.replace("<run folder>", "RUN"))[1:]]
+    ]
+
+
+def test_documented_commands_are_valid(tmp_path, monkeypatch):
+    commands = documented_commands()
+    assert len(commands) > 25
+    monkeypatch.chdir(tmp_path)
+    for page, (program, *words) in commands:
+        if "--resume" in words:
+            continue
+        parse = {"launch/train.py": parse_train_args, "launch/enjoy.py": parse_enjoy_args}[program]
+        try:
+            parse(words)
+        except HelpRequested:
+            assert "--help" in words
+        except ValueError as error:
+            pytest.fail(f"{page.name}: {' '.join(words)}: {error}")
+
+
+def test_the_quick_start_is_two_commands():
+    (block,) = re.findall(r"```sh\n(.*?)```", section(read(ROOT / "README.md"), "Quick start"), re.DOTALL)
+    assert block.splitlines() == ["make train", "make test"]
+    for command, does in (("train", "launch/train.py --algo=ars --continuous"), ("test", "-m pytest")):
+        steps = subprocess.run(
+            ["make", "--dry-run", "--always-make", command], cwd=ROOT, capture_output=True, text=True
+        )
+        assert steps.returncode == 0 and does in steps.stdout, steps.stderr
+        assert "-m venv" in steps.stdout and "requirements.txt" in steps.stdout
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+            path, _, anchor = target.partition("#")
+            file = (page.parent / path).resolve() if path else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", read(file), re.MULTILINE)
+                anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in anchors, f"{page.name}: {target}"
+
+
+# --- environments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("title", "owner", "names"),
+    [
+        ("KukaButtonGymEnv-v0", KukaButtonGymEnv, [name for name in vars(KukaButtonGymEnv) if name.isupper()]),
+        ("MobileRobotGymEnv-v0", mobile_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "TARGET_POSITION"]),
+    ],
+)
+def test_constants_are_documented(title, owner, names):
+    table = rows(section(read(DOCS / "environments.md"), title))
+    constants = {name: as_number(cells[0]) for name, cells in table.items() if name.isupper()}
+    assert set(names) <= set(constants)
+    for name, value in constants.items():
+        assert value == default_text(getattr(owner, name)), name
+
+
+def test_every_environment_is_documented():
+    page, readme = read(DOCS / "environments.md"), read(ROOT / "README.md")
+    for name in (*registered_env, *registered_twin):
+        assert f"`{name}`" in page and f"`{name}`" in readme
+    listed = re.search(r"on the device only: ([\w,\s]+)\. Episodes", page)
+    assert listed and tuple(re.split(r",\s+", listed[1])) == BRAX_NAMES
+
+
+def test_the_example_environment_works(tmp_path, monkeypatch):
+    page = read(DOCS / "environments.md")
+    ((name, code),) = re.findall(r'```python title="(\w+)\.py"\n(.*?)```', page, re.DOTALL)
+    (tmp_path / f"{name}.py").write_text(code)
+    (line,) = re.findall(rf"^python (launch/train.py --plugin={name} .*)$", page, re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = dict(registered_env)
+    try:
+        load_plugin(name)
+        args = parse_train_args(shlex.split(line)[1:])
+        env = host_factory(EnvOptions.from_args(args))()
+        for distance, reward in ((0.15, 1.0), (0.3, 0.0)):
+            env.reset(seed=0, options={"robot": (2.0, 2.0), "target": (2.1 + distance, 2.0)})
+            assert env.step(1)[1] == reward
+        env.close()
+    finally:
+        registered_env.clear()
+        registered_env.update(before)
+        sys.modules.pop(name, None)
+
+
+# --- packages and imports --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(ROOT.glob("requirements*.txt"))])
+def test_every_requirement_says_why_it_is_there(name):
+    lines = [line.strip() for line in read(ROOT / name).splitlines()]
+    packages = [line.split("==")[0] for line in lines if line and line[0] not in "#-"]
+    table = rows(section(read(DOCS / "dependencies.md"), name))
+    assert sorted(table) == sorted(packages) and packages
+    assert all(len(cells[0]) > 10 for cells in table.values())
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """(module, whether a function imports it when it is called) of every import in a file."""
+    tree = ast.parse(read(path))
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    return [
+        (name, id(node) in inside)
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+    ]
+
+
+OWN = ("agents", "envs", "networks", "launch", "benchmarks", "tests")
+ALLOWED = {"envs": ("envs",), "networks": ("networks",), "agents": ("agents", "networks", "envs.types")}
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_point_one_way(package):
+    for path in (ROOT / package).rglob("*.py"):
+        for module, lazy in imports(path):
+            ours = module.split(".")[0] in OWN
+            exception = path.name == "base_classes.py" and lazy
+            allowed = any(f"{module}.".startswith(f"{name}.") for name in ALLOWED[package])
+            assert not ours or allowed or exception, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "banned"),
+    [
+        ("host", {"jax", "flax", "optax", "brax"}),
+        ("device", {"pybullet", "pybullet_data", "gymnasium"}),
+        ("render", {"pybullet", "pybullet_data", "gymnasium"}),
+    ],
+)
+def test_simulators_and_jax_stay_apart(folder, banned):
+    for path in (ROOT / "envs" / folder).glob("*.py"):
+        found = {module.split(".")[0] for module, _ in imports(path)} & banned
+        assert not found, f"{path.name} imports {found}"
