@@ -12,8 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents.options import options_of, validate
+from agents.registry import ActionType, registered_rl
 from agents.types import Agent, AgentState
-from envs.types import Spec
+from envs.types import Discrete, Spec
+
+
+def check_action_kind(name: str, spec: Spec) -> None:
+    """Refuse an environment whose kind of actions the algorithm does not support.
+
+    Raises:
+        ValueError: It does not; the message names algorithms that do.
+    """
+    kind = ActionType.DISCRETE if isinstance(spec.action, Discrete) else ActionType.CONTINUOUS
+    if kind not in registered_rl[name][2]:
+        able = ", ".join(other for other, entry in registered_rl.items() if kind in entry[2])
+        raise ValueError(f"{name} has no {kind.name.lower()} actions, {spec.id} has no others; these do: {able}")
 
 
 class BaseRLObject(ABC):

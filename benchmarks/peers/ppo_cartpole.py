@@ -43,22 +43,26 @@ def rejax(num_envs: int, total: int):
     """Return rejax's jitted training function of a seed; evaluation is switched off as far as it allows."""
     import rejax as peer
 
-    algo = peer.get_algo("ppo").create(
-        env="CartPole-v1",
-        num_envs=num_envs,
-        num_steps=128,
-        num_epochs=4,
-        num_minibatches=4,
-        total_timesteps=total,
-        eval_freq=total,
-        learning_rate=2.5e-4,
-        gamma=0.99,
-        gae_lambda=0.95,
-        clip_eps=0.2,
-        ent_coef=0.01,
-        vf_coef=0.5,
-        max_grad_norm=0.5,
-    ).replace(eval_callback=lambda *_: ())
+    algo = (
+        peer.get_algo("ppo")
+        .create(
+            env="CartPole-v1",
+            num_envs=num_envs,
+            num_steps=128,
+            num_epochs=4,
+            num_minibatches=4,
+            total_timesteps=total,
+            eval_freq=total,
+            learning_rate=2.5e-4,
+            gamma=0.99,
+            gae_lambda=0.95,
+            clip_eps=0.2,
+            ent_coef=0.01,
+            vf_coef=0.5,
+            max_grad_norm=0.5,
+        )
+        .replace(eval_callback=lambda *_: ())
+    )
     return jax.jit(algo.train)
 
 

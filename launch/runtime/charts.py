@@ -205,10 +205,14 @@ class Video:
         from it, so that the video is complete then, too.
         """
         raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(self._rate), "-i", "-"]
-        encode = ["-c:v", "libx264", "-pix_fmt", "yuv420p", "-crf", "20", "-movflags", "+faststart", str(self.path)]
-        command = [str(self._ffmpeg), "-y", "-loglevel", "error", *raw, *encode]
+        encode = ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p"]
+        command = [str(self._ffmpeg), "-y", "-loglevel", "error", *raw, *encode, "-movflags", "+faststart"]
         return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, process_group=0
+            [*command, str(self.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            process_group=0,
         )
 
     def _end_ffmpeg(self) -> None:

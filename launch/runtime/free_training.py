@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.base_classes import BaseRLObject
-from envs.make import EnvOptions
+from agents.base_classes import BaseRLObject, check_action_kind
+from envs.make import EnvOptions, host_spec
 from launch.runtime.env_globals import environment_globals
 from launch.runtime.logger import RunLogger
 from launch.runtime.model import BEST, FINAL, model_folder
@@ -50,21 +50,27 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
     """Train a `BaseRLObject` that is no `JaxAlgorithm`; sets `args.run_folder` once the folder exists.
 
     Raises:
-        ValueError: A flag that only built-in drivers understand, or a folder that cannot be written.
+        ValueError: A flag that only built-in drivers understand, actions that the learner does not have, or a folder
+            that cannot be written; nothing has been written then.
     """
-    if args.simulator == "jax" or args.num_seeds > 1 or args.sweep or args.resume:
-        raise ValueError(f"{args.algo} brings its own training loop: --simulator=jax, --num-seeds, --sweep, --resume")
+    given_flags = {"--num-seeds": args.num_seeds > 1, "--sweep": args.sweep, "--resume": args.resume}
+    given_flags["--simulator=jax"] = args.simulator == "jax"
+    refused = [flag for flag, is_given in given_flags.items() if is_given]
+    if refused:
+        raise ValueError(f"{args.algo} brings its own training loop and cannot do {', '.join(refused)}: leave it out")
     options = EnvOptions.from_args(args)
+    check_action_kind(args.algo, host_spec(options))
     given = {name: value for name, value in vars(args).items() if name != "run_folder"}
-    folder = create_run_folder(
-        args.log_dir, args.env, args.srl_model, args.algo, given, environment_globals(options)
-    )
+    folder = create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, environment_globals(options))
     args.run_folder = folder
     models = model_folder(folder, args.algo)
     mode = "disabled" if args.no_vis else args.wandb_mode
     logger = RunLogger(folder, given, args.env, 1, args.num_timesteps, mode, args.wandb_project)
+    logger.message(f"run folder: {folder}")
+    exit_code = 1
     try:
         algorithm.train(args, Callback(algorithm, args, logger, models), options, args.hyperparam)
         algorithm.save(str(models / FINAL))
+        exit_code = 0
     finally:
-        logger.close()
+        logger.close(exit_code)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agents.base_classes import JaxAlgorithm
+from agents.base_classes import JaxAlgorithm, check_action_kind
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.types import Spec
@@ -42,6 +42,7 @@ def build_driver(
     hyper = algorithm.hyper_tree(runs.hyper)
 
     def agent_for(spec: Spec) -> tuple[Agent, int]:
+        check_action_kind(algorithm.name, spec)
         agent = type(algorithm).make(spec, config)
         per_iteration = agent.traits.rollout_length * agent.traits.num_envs
         return agent, max(1, -(-num_timesteps // per_iteration))

@@ -151,7 +151,7 @@ def test_host_episodes_are_those_of_the_policy(cartpole, capsys):
     returns, lengths, out = played(capsys, *flags)
     assert returns == expected and lengths == expected and len(set(expected)) > 1
     count, mean, spread, length = SUMMARY.findall(out)[0]
-    assert (int(count), float(length)) == (4, pytest.approx(np.mean(lengths), abs=0.05))
+    assert (int(count), float(length)) == (4, pytest.approx(np.mean(lengths), abs=0.051))
     assert float(mean) == pytest.approx(np.mean(expected), abs=0.006)
     assert float(spread) == pytest.approx(np.std(expected), abs=0.006)
 
@@ -257,11 +257,11 @@ def test_the_reward_is_that_of_the_training_unless_a_flag_says_otherwise(mobile,
 
 
 def test_video_of_the_twin_shows_every_state(mobile, capsys):
-    _, _, out = played(capsys, f"--log-dir={mobile}", "--render", "--num-timesteps=300", "--seed=4")
+    _, _, out = played(capsys, f"--log-dir={mobile}", "--render", "--num-timesteps=260", "--seed=4")
     path = mobile / "enjoy" / "video.mp4"
     assert f"video {path}\n" in out
     frames = frames_of(path)
-    assert frames.shape == (302, 448, 448, 3)  # 252 states of the first episode, 50 of the second
+    assert frames.shape == (262, 448, 448, 3)  # 252 states of the first episode, 10 of the second
     scene = TwinScene(EnvOptions(MOBILE, simulator="jax", random_target=True), 4, render=True, plot=False)
     scene.reset()
     assert np.abs(frames[0].astype(int) - scene.frame()).mean() < 6
@@ -535,11 +535,12 @@ def test_a_learner_makes_its_own_environments(tmp_path, monkeypatch, capsys):
 
 
 def test_ctrl_c_keeps_what_was_played(tmp_path, monkeypatch, capsys):
-    run = free_run(tmp_path, monkeypatch, Alternating, stop=300)
+    run = free_run(tmp_path, monkeypatch, Alternating, stop=60)
     assert enjoy.main([f"--log-dir={run}", "--simulator=pybullet", "--render", "--plotting"]) == 130
     out, err = capsys.readouterr()
     assert SUMMARY.search(out) and err == "interrupted\n"
-    assert len(frames_of(run / "enjoy" / "video.mp4")) >= 301
+    begun = 1 + len(EPISODE.findall(out))
+    assert len(frames_of(run / "enjoy" / "video.mp4")) == 60 + begun
     assert iio.imread(run / "enjoy" / "states.png").std() > 5
 
 
