@@ -16,6 +16,8 @@ from envs.types import Box, Spec
 # Streams of a run's key: what is derived from one never collides with another.
 INIT, ENVIRONMENT, TRAINING, EVALUATION = range(4)
 
+NO_LIMIT = 100_000  # steps after which an evaluation episode without a limit is given up
+
 
 class Episodes(NamedTuple):
     """Finished episodes in order of their end; arrays of one length.
@@ -90,7 +92,7 @@ def over_runs(function: Callable[..., Any], num_runs: int, in_axes: tuple[int | 
     (resets of environments, above all).
     """
     if num_runs > 1:
-        return jax.vmap(function, in_axes=in_axes)
+        return jax.vmap(function, in_axes=in_axes, axis_size=num_runs)
 
     def single(*args: Any) -> Any:
         squeezed = (

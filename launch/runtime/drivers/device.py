@@ -16,6 +16,7 @@ from launch.runtime.drivers.common import (
     ENVIRONMENT,
     EVALUATION,
     INIT,
+    NO_LIMIT,
     TRAINING,
     Chunk,
     Episodes,
@@ -212,7 +213,7 @@ class DeviceDriver:
         env = BatchEnv(self._env, auto_reset=False)
         key = jax.random.fold_in(key, EVALUATION)
         state, obs = env.reset(jax.random.split(key, episodes))
-        limit = self.spec.max_episode_steps
+        limit = self.spec.max_episode_steps or NO_LIMIT
 
         def unfinished(carry: tuple) -> jax.Array:
             step, _, _, _, alive = carry

@@ -14,6 +14,7 @@ from envs.types import Spec
 from launch.runtime.drivers.common import (
     EVALUATION,
     INIT,
+    NO_LIMIT,
     TRAINING,
     Chunk,
     Episodes,
@@ -24,7 +25,6 @@ from launch.runtime.drivers.common import (
 )
 
 EVALUATION_SEED = 2**32  # of the evaluation environments; run seeds are smaller
-NO_LIMIT = 100_000  # steps after which an evaluation episode without a limit is given up
 
 
 class Pool(Protocol):
