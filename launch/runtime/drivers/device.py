@@ -74,10 +74,12 @@ class DeviceDriver:
         self._batch_env = BatchEnv(env, auto_reset=not traits.fresh_episodes)
         self._progress_per_iteration = np.float32(1.0 / iterations)
         self._keys = run_keys(seeds)
-        self._chunk = jax.jit(over_runs(self._play_chunk, self.num_runs, (0, 0, 0, None, None, None)), donate_argnums=0)
-        self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)))
-        self._evaluators: dict[tuple[int, bool], Any] = {}
         self._shard()
+        # Named explicitly: an inferred output sharding would differ from the input's and compile the chunk twice.
+        play = over_runs(self._play_chunk, self.num_runs, (0, 0, 0, None, None, None))
+        self._chunk = jax.jit(play, donate_argnums=0, out_shardings=self._sharding)
+        self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)), out_shardings=self._sharding)
+        self._evaluators: dict[tuple[int, bool], Any] = {}
         self._run: Run | None = None
 
     @property
