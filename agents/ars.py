@@ -55,6 +55,26 @@ class Search(NamedTuple):
     noise: jax.Array
 
 
+def search_step(returns: jax.Array, directions: jax.Array, hyper: Hyper) -> tuple[jax.Array, jax.Array]:
+    """The update of the weights (algorithm 2, line 7), from the best directions only.
+
+    Args:
+        returns: Episode returns [population, 2], with the direction added and subtracted.
+        directions: delta [population, obs, action].
+        hyper: Step size, number of directions kept, largest amplitude.
+
+    Returns:
+        (step [obs, action], standard deviation of the returns kept []).
+    """
+    kept = jnp.argsort(jnp.argsort(-returns.max(axis=1))) < hyper.top_population
+    weight = kept / jnp.sum(kept)
+    mean = jnp.sum(weight[:, None] * returns) / 2
+    spread = jnp.sqrt(jnp.sum(weight[:, None] * (returns - mean) ** 2) / 2)
+    scale = hyper.step_size / jnp.maximum(jnp.sum(kept) * spread, 1.0 / hyper.max_step_amplitude)
+    gain = jnp.where(kept, returns[:, 0] - returns[:, 1], 0.0)
+    return scale * jnp.einsum("k,kda->da", gain, directions), spread
+
+
 def make(spec: Spec, config: Config) -> Agent:
     """Build ARS for an environment. Environment 2k plays M + nu delta_k, environment 2k+1 plays M - nu delta_k.
 
@@ -96,14 +116,7 @@ def make(spec: Spec, config: Config) -> Agent:
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, search = state
         returns = episode_returns(batch).reshape(config.num_population, 2)
-        best = returns.max(axis=1)
-        kept = jnp.argsort(jnp.argsort(-best)) < hyper.top_population
-        weight = kept / jnp.sum(kept)
-        mean = jnp.sum(weight[:, None] * returns) / 2
-        spread = jnp.sqrt(jnp.sum(weight[:, None] * (returns - mean) ** 2) / 2)
-        scale = hyper.step_size / jnp.maximum(jnp.sum(kept) * spread, 1.0 / hyper.max_step_amplitude)
-        gain = jnp.where(kept, returns[:, 0] - returns[:, 1], 0.0)
-        step = scale * jnp.einsum("k,kda->da", gain, search.directions)
+        step, spread = search_step(returns, search.directions, hyper)
         stats = acting.stats
         if isinstance(stats, RunningStats):
             stats = update_stats(stats, batch.obs, alive_mask(batch.terminated, batch.truncated))

@@ -44,7 +44,7 @@ GOOD = [
     "--env my_package:MyEnv-v0",
     "--wandb-mode offline --wandb-project mine --verbose",
     "--wandb_mode=disabled -v --eval-every 5e4 --eval-episodes 5 --final-eval-episodes 10",
-    "--checkpoint-every 100_000 --log-dir /tmp/a/b/c",
+    "--checkpoint-every 100_000 --log-dir some/new/folder",
     "--seed 3 --seed 3 -c --continuous",
     "--log-std-init -0.5 --policy feedforward --activation relu --net-arch 256",
     "--latest --load-rl-model-path .",
