@@ -13,6 +13,7 @@ from agents.base_classes import JaxAlgorithm
 from agents.common.on_policy import ActorCriticPolicy, Estimates
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.schedules import schedule
+from agents.common.shuffle import shuffled_indices
 from agents.options import LR_SCHEDULES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
@@ -52,6 +53,41 @@ class Hyper:
 jax.tree_util.register_dataclass(Hyper)
 
 
+def loss(
+    params: dict, policy: ActorCriticPolicy, data: Estimates, hyper: Hyper, clip: jax.Array, clip_value: bool
+) -> tuple[jax.Array, dict]:
+    """Clipped surrogate, value loss and entropy bonus of a minibatch (equations 7 and 9), with what to report.
+
+    Args:
+        params: Network parameters, what the gradient is taken in.
+        policy: The network's functions.
+        data: Minibatch, leaves [M, ...].
+        hyper: Weights of the terms.
+        clip: Clip range [] of the probability ratio.
+        clip_value: Whether the value may move by `clip` only, too.
+    """
+    pi = policy.distribution(params, data.obs)
+    log_ratio = pi.log_prob(data.action) - data.log_prob
+    ratio = jnp.exp(log_ratio)
+    advantage = (data.advantage - data.advantage.mean()) / (data.advantage.std() + 1e-8)
+    surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+    value = policy.value(params, data.obs)
+    value_error = (value - data.target) ** 2
+    if clip_value:
+        near = data.value + jnp.clip(value - data.value, -clip, clip)
+        value_error = jnp.maximum(value_error, (near - data.target) ** 2)
+    value_loss = 0.5 * jnp.mean(value_error)
+    entropy = jnp.mean(pi.entropy())
+    total = -jnp.mean(surrogate) + hyper.vf_coef * value_loss - hyper.ent_coef * entropy
+    return total, {
+        "policy_loss": -jnp.mean(surrogate),
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": jnp.mean(ratio - 1 - log_ratio),
+        "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > clip).astype(jnp.float32)),
+    }
+
+
 def make(spec: Spec, config: Config) -> Agent:
     """Build PPO2 for an environment.
 
@@ -74,28 +110,6 @@ def make(spec: Spec, config: Config) -> Agent:
     def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
         return policy.act(state.acting, obs, key, explore)
 
-    def loss(params: dict, data: Estimates, hyper: Hyper, clip: jax.Array) -> tuple[jax.Array, dict]:
-        pi = policy.distribution(params, data.obs)
-        log_ratio = pi.log_prob(data.action) - data.log_prob
-        ratio = jnp.exp(log_ratio)
-        advantage = (data.advantage - data.advantage.mean()) / (data.advantage.std() + 1e-8)
-        surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
-        value = policy.value(params, data.obs)
-        value_error = (value - data.target) ** 2
-        if config.clip_value:
-            near = data.value + jnp.clip(value - data.value, -clip, clip)
-            value_error = jnp.maximum(value_error, (near - data.target) ** 2)
-        value_loss = 0.5 * jnp.mean(value_error)
-        entropy = jnp.mean(pi.entropy())
-        total = -jnp.mean(surrogate) + hyper.vf_coef * value_loss - hyper.ent_coef * entropy
-        return total, {
-            "policy_loss": -jnp.mean(surrogate),
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "approx_kl": jnp.mean(ratio - 1 - log_ratio),
-            "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > clip).astype(jnp.float32)),
-        }
-
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
         clip = hyper.cliprange * schedule(config.clip_schedule, clock.progress)
@@ -105,12 +119,12 @@ def make(spec: Spec, config: Config) -> Agent:
         def minibatch(carry: tuple, indices: jax.Array) -> tuple:
             params, optimizer = carry
             part = jax.tree.map(lambda x: x[indices], data)
-            grads, metrics = jax.grad(loss, has_aux=True)(params, part, hyper, clip)
+            grads, metrics = jax.grad(loss, has_aux=True)(params, policy, part, hyper, clip, config.clip_value)
             grads, grad_norm = clip_by_global_norm(grads, hyper.max_grad_norm)
             return descend(adam, params, optimizer, grads, rate), metrics | {"grad_norm": grad_norm}
 
         def epoch(carry: tuple, key: jax.Array) -> tuple:
-            order = jax.random.permutation(key, batch_size).reshape(config.nminibatches, -1)
+            order = shuffled_indices(key, batch_size).reshape(config.nminibatches, -1)
             return jax.lax.scan(minibatch, carry, order)
 
         carry = (state.acting.params, state.learning)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from envs.host.protocol import BUILT, FAILED, Failure, Memory, Setup, receive_object, send_object
+from envs.host.protocol import BUILT, FAILED, LAST, Failure, Memory, Setup, receive_object, send_object
 from envs.types import Spec
 
 START_TIMEOUT = 120.0  # seconds a worker may take for its imports and for each environment it builds
@@ -20,7 +20,7 @@ _THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", 
 
 
 class WorkerProcess:
-    """The pool's side of one worker: its process, the socket for commands, and a pipe that ends it with the pool."""
+    """The pool's side of one worker: its process, a socket, a pipe for commands, and one that ends it with the pool."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
@@ -31,22 +31,23 @@ class WorkerProcess:
         """Start the process and send it its set-up."""
         self.connection, inherited = socket.socketpair()
         self.connection.settimeout(START_TIMEOUT)
-        self._commands = self.connection.fileno()
         environment = dict(os.environ) | dict.fromkeys(_THREAD_LIMITS, "1")
         # The parent's own search path, so that both import the same modules from wherever the parent was started.
         environment["PYTHONPATH"] = os.pathsep.join(_import_path())
         socket_end, (pipe_end, self.lifeline) = inherited.fileno(), os.pipe()
+        commands, self._commands = os.pipe()
         setup = self.setup
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", f"from envs.host.worker import main; main({socket_end}, {pipe_end})"],
+            [sys.executable, "-P", "-c", f"from envs.host.worker import main; main{socket_end, commands, pipe_end}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # simulators chatter there; what matters goes to standard error
             env=environment,
-            pass_fds=(socket_end, pipe_end, setup.memory, setup.replies, *setup.tokens),
+            pass_fds=(socket_end, commands, pipe_end, setup.memory, setup.replies, *setup.tokens),
             process_group=0,  # Ctrl-C in a terminal reaches the parent only, even while a worker starts
         )
         inherited.close()
         os.close(pipe_end)
+        os.close(commands)
         with contextlib.suppress(ConnectionError):  # dead already: the first read says so
             send_object(self.connection, setup)
 
@@ -94,7 +95,8 @@ class WorkerProcess:
         self.connection.close()
         if self.lifeline >= 0:
             os.close(self.lifeline)
-            self.lifeline = -1
+            os.close(self._commands)
+            self.lifeline = self._commands = -1
 
 
 class Channel:
@@ -112,7 +114,7 @@ class Channel:
         self.complete = False
         self._asked = 0
         self._tokens = tokens
-        self._spare = bytes(len(workers) - 1)
+        self._turns = bytes(len(workers) - 1) + LAST
         memory.done[number] = np.iinfo(np.int64).max  # of workers that have no part in it
         memory.done[number, [worker.setup.worker for worker in workers]] = 0
         self._done = memoryview(memory.done[number])
@@ -121,8 +123,7 @@ class Channel:
         """Ask for it."""
         self._asked += 1
         self.busy, self.complete = True, False
-        if self._spare:
-            os.write(self._tokens, self._spare)
+        os.write(self._tokens, self._turns)
         for worker in self.workers:
             worker.transmit(self.message)
 

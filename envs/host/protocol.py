@@ -16,6 +16,7 @@ from envs.types import Spec
 # Messages are single bytes. Those below CLOSE are channels: a group to step or, after the last group, a reset of all.
 MAX_GROUPS = 250
 CLOSE, BUILT, FAILED = 252, 253, 254
+LAST = b"\1"  # the token of the worker that is done last
 
 
 class Setup(NamedTuple):
@@ -25,8 +26,8 @@ class Setup(NamedTuple):
         factory: Pickled callable that makes one environment; apart, so that a failure to load it can be reported.
         memory: File descriptor of the shared memory.
         replies: File descriptor of the socket that all workers share to say that a channel is done.
-        tokens: For each channel, the file descriptor of a pipe that holds one byte less than it has workers; each
-            worker that is done takes one, and the one that finds none is the last: it alone wakes the pool.
+        tokens: For each channel, the file descriptor of a pipe that holds one byte for each of its workers; each that
+            is done takes one, and the one that finds LAST alone wakes the pool.
         num_envs: Environments of the whole pool.
         num_workers: Workers of the whole pool.
         worker: Number of this worker.
@@ -60,8 +61,7 @@ class Memory:
     """NumPy arrays over memory that the pool and its workers share; the first axis is the slot unless noted.
 
     `next_obs`, `obs`, `reward`, `terminated`, `truncated` are a step's results, `action` and `active` its inputs.
-    `ended`: the episode is over and waits for a reset (set by the pool, only without auto-reset). `lost`: the episode
-    vanished with a worker that died.
+    `lost`: the episode vanished with a worker that died.
     `episode`, `steps`: episodes begun (from 0) and steps simulated so far. `current` [workers]: the slot that a worker
     is busy with, -1 when idle. `done` [channels, workers]: how often a worker has done what a channel asks for.
     """
@@ -75,7 +75,6 @@ class Memory:
             "terminated": ((num_envs,), "bool"),
             "truncated": ((num_envs,), "bool"),
             "active": ((num_envs,), "bool"),
-            "ended": ((num_envs,), "bool"),
             "lost": ((num_envs,), "bool"),
             "episode": ((num_envs,), "int64"),
             "steps": ((num_envs,), "int64"),
@@ -98,7 +97,6 @@ class Memory:
         self.terminated = arrays["terminated"]
         self.truncated = arrays["truncated"]
         self.active = arrays["active"]
-        self.ended = arrays["ended"]
         self.lost = arrays["lost"]
         self.episode = arrays["episode"]
         self.steps = arrays["steps"]

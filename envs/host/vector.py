@@ -60,12 +60,12 @@ class PoolStep(NamedTuple):
 
 
 class _Views(NamedTuple):
-    """A group's rows of the shared arrays."""
+    """A group's rows of the shared arrays, and which of its episodes have ended and wait for a reset."""
 
     action: np.ndarray
     active: np.ndarray
-    ended: np.ndarray
     step: PoolStep
+    ended: np.ndarray
 
 
 def _anonymous_memory() -> int:
@@ -175,9 +175,10 @@ class VectorPool:
             rows = slice(start, start + len(group))
             start += len(group)
             self._add_channel([worker for worker in self._workers if worker.setup.groups[number]])
-            names = ("action", "active", "ended", *PoolStep._fields)
-            action, active, ended, *results = (getattr(self._memory, name)[rows] for name in names)
-            self._views.append(_Views(action, active, ended, PoolStep(*results)))
+            action, active, *results = (
+                getattr(self._memory, name)[rows] for name in ("action", "active", *PoolStep._fields)
+            )
+            self._views.append(_Views(action, active, PoolStep(*results), np.zeros(len(group), bool)))
         self._add_channel(self._workers)  # the last one resets
         for worker in self._workers:
             worker.acquaint(self.spec)
@@ -218,7 +219,8 @@ class VectorPool:
         self._require_open()
         if any(channel.busy for channel in self._channels):
             raise RuntimeError("reset() while a group is still stepping: receive it first")
-        self._memory.ended[:] = False
+        for views in self._views:
+            views.ended[:] = False
         if episode is not None:
             self._memory.episode[:] = episode - 1
         channel = self._channels[-1]
@@ -247,6 +249,8 @@ class VectorPool:
         views = self._views[group]
         views.action[...] = actions
         views.active[...] = True if active is None else active
+        if not self._auto_reset:
+            views.active[views.ended] = False
         channel.start()
 
     def receive(self, group: int) -> PoolStep:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import math
 import os
 import pickle
@@ -19,7 +20,7 @@ import gymnasium
 import numpy as np
 
 from envs.host.gymnasium_env import spec_of
-from envs.host.protocol import BUILT, CLOSE, FAILED, Failure, Memory, Setup, receive_object, send_object
+from envs.host.protocol import BUILT, CLOSE, FAILED, LAST, Failure, Memory, Setup, receive_object, send_object
 from envs.types import Spec
 
 
@@ -32,15 +33,92 @@ class _EnvironmentError(Exception):
     """An environment misbehaved; the message is the line that the user reads."""
 
 
+class _Slot:
+    """One environment and its rows of the shared arrays.
+
+    Rows and scalars are reached by views that are made once: a step of a simulator takes a few hundred microseconds,
+    and what happens around it runs with cold caches, where every Python operation counts.
+    """
+
+    def __init__(self, env: gymnasium.Env, slot: int, setup: Setup, memory: Memory, spec: Spec) -> None:
+        self.env, self.slot, self.worker, self.memory = env, slot, setup.worker, memory
+        self.seed, self.index, self.auto_reset = setup.seeds[slot], setup.indices[slot], setup.auto_reset
+        self.discrete = spec.action_shape == ()
+        self.floats = spec.obs_dtype == "float32"
+        self.obs, self.next_obs = memory.obs[slot, ...], memory.next_obs[slot, ...]
+        self.action = memory.action[slot, ...]
+        self.lost = bool(memory.lost[slot])  # the episode vanished with the worker that this one replaces
+        names = ("active", "reward", "terminated", "truncated", "steps", "current")
+        views = (memoryview(getattr(memory, name)) for name in names)
+        self.active, self.reward, self.terminated, self.truncated, self.steps, self.current = views
+
+    def reset(self) -> None:
+        """Begin the next episode and store its first observation."""
+        memory, slot = self.memory, self.slot
+        memory.episode[slot] += 1
+        self.current[self.worker] = slot
+        seed = episode_seed(*self.seed, int(memory.episode[slot]))
+        try:
+            observation, _ = self.env.reset(seed=seed)
+            self.obs[...] = observation
+        except Exception as error:
+            raise self.failure(f"{_line(error)} (in reset, episode {memory.episode[slot]})") from error
+        self.check(self.obs)
+        self.lost = memory.lost[slot] = False
+
+    def step(self) -> None:
+        """Step and store what came of it; see `VectorPool.receive`."""
+        slot = self.slot
+        if not self.active[slot] or self.lost:
+            self.reward[slot] = 0.0
+            self.terminated[slot] = False
+            self.truncated[slot] = ended = self.active[slot]
+            self.next_obs[...] = self.obs
+        else:
+            ended = self.simulate()
+        if ended and self.auto_reset:
+            self.reset()
+        else:
+            self.obs[...] = self.next_obs
+
+    def simulate(self) -> bool:
+        """Step for real; whether the episode ended."""
+        slot, row = self.slot, self.next_obs
+        action = int(self.action) if self.discrete else self.action.copy()
+        self.current[self.worker] = slot
+        try:
+            observation, reward, terminated, truncated, _ = self.env.step(action)
+            row[...] = observation
+            self.reward[slot] = reward
+        except Exception as error:
+            raise self.failure(f"{_line(error)} (in step, episode {self.memory.episode[slot]})") from error
+        self.terminated[slot] = terminated
+        self.truncated[slot] = truncated
+        self.steps[slot] += 1
+        if not math.isfinite(self.reward[slot]):
+            raise self.failure(f"its reward is {reward} (episode {self.memory.episode[slot]})")
+        self.check(row)
+        return bool(terminated or truncated)
+
+    def check(self, row: np.ndarray) -> None:
+        """Raise unless every number of an observation is finite."""
+        # The squared norm is the cheapest look at every number; where it overflows, each is looked at.
+        if self.floats and not math.isfinite(np.vdot(row, row)) and not np.isfinite(row).all():
+            raise self.failure(f"its observation is not finite (episode {self.memory.episode[self.slot]})")
+
+    def failure(self, text: str) -> _EnvironmentError:
+        """The error that names the environment by its index."""
+        return _EnvironmentError(f"environment {self.index}: {text}")
+
+
 class _Worker:
-    """Builds, resets and steps this worker's environments."""
+    """Builds this worker's environments and does what the pool asks for."""
 
     memory: Memory
-    discrete: bool
-    floats: bool
 
-    def __init__(self, connection: socket.socket, setup: Setup) -> None:
+    def __init__(self, connection: socket.socket, commands: int, setup: Setup) -> None:
         self.connection = connection
+        self.commands = commands
         self.setup = setup
         self.envs: dict[int, gymnasium.Env] = {}
 
@@ -63,108 +141,47 @@ class _Worker:
             self.connection.sendall(bytes([BUILT]))
         send_object(self.connection, spec)
         spec = receive_object(self.connection)
-        self.discrete = spec.action_shape == ()
-        self.floats = spec.obs_dtype == "float32"
         setup = self.setup
         self.memory = Memory(setup.memory, spec, setup.num_envs, len(setup.tokens), setup.num_workers)
+        self.slots = {slot: _Slot(env, slot, setup, self.memory, spec) for slot, env in self.envs.items()}
 
     def serve(self) -> None:
         """Answer the pool's messages until it says CLOSE or is gone."""
-        commands, groups = self.connection.fileno(), self.setup.groups
+        setup = self.setup
+        groups = [[self.slots[slot].step for slot in group] for group in setup.groups]
+        current, done = memoryview(self.memory.current), memoryview(self.memory.done)
+        # What exists now stays: the collector need not walk over it again and again.
+        gc.freeze()
         while True:
-            message = os.read(commands, 1)
+            message = os.read(self.commands, 1)
             if not message or message[0] == CLOSE:
                 return
             channel = message[0]
             if channel < len(groups):
-                for slot in groups[channel]:
-                    self.step(slot)
+                for step in groups[channel]:
+                    step()
             else:
-                for slot in self.envs:
-                    self.reset(slot)
-                    self.memory.next_obs[slot] = self.memory.obs[slot]
-            self.memory.done[channel, self.setup.worker] += 1
+                for slot in self.slots.values():
+                    slot.reset()
+                    slot.next_obs[...] = slot.obs
+            current[setup.worker] = -1
+            done[channel, setup.worker] += 1
             if self.is_last(channel):
-                os.write(self.setup.replies, message)
+                os.write(setup.replies, message)
+
+    def is_last(self, channel: int) -> bool:
+        """Whether all other workers have done what the channel asked for."""
+        try:
+            return os.read(self.setup.tokens[channel], 1) == LAST
+        except BlockingIOError:  # so late that the pool has seen for itself that all is done
+            return False
 
     def tell(self, failure: Failure) -> None:
         """Say what went wrong, and wait for the pool to close."""
         self.connection.sendall(bytes([FAILED]))
         send_object(self.connection, failure)
         os.write(self.setup.replies, bytes([FAILED]))
-        self.connection.recv(1)
-
-    def is_last(self, channel: int) -> bool:
-        """Whether all other workers have done what the channel asked for."""
-        try:
-            return not os.read(self.setup.tokens[channel], 1)
-        except BlockingIOError:
-            return True
-
-    def reset(self, slot: int) -> None:
-        """Begin the next episode of one environment and store its first observation."""
-        memory = self.memory
-        memory.episode[slot] += 1
-        memory.current[self.setup.worker] = slot
-        seed = episode_seed(*self.setup.seeds[slot], int(memory.episode[slot]))
-        try:
-            observation, _ = self.envs[slot].reset(seed=seed)
-            memory.obs[slot] = observation
-        except Exception as error:
-            raise self.failure(slot, f"{_line(error)} (in reset, episode {memory.episode[slot]})") from error
-        memory.current[self.setup.worker] = -1
-        self.check(slot, memory.obs[slot])
-        memory.lost[slot] = False
-
-    def step(self, slot: int) -> None:
-        """Step one environment and store what came of it; see `VectorPool.receive`."""
-        memory = self.memory
-        memory.reward[slot] = 0.0
-        memory.terminated[slot] = memory.truncated[slot] = False
-        if not memory.active[slot] or memory.ended[slot]:
-            memory.next_obs[slot] = memory.obs[slot]
-            return
-        if memory.lost[slot]:
-            memory.next_obs[slot] = memory.obs[slot]
-            memory.truncated[slot] = ended = True
-        else:
-            ended = self.simulate(slot)
-        if ended and self.setup.auto_reset:
-            self.reset(slot)
-            return
-        memory.obs[slot] = memory.next_obs[slot]
-
-    def simulate(self, slot: int) -> bool:
-        """Step one environment for real; whether its episode ended."""
-        memory = self.memory
-        memory.current[self.setup.worker] = slot
-        action = int(memory.action[slot]) if self.discrete else memory.action[slot].copy()
-        row = memory.next_obs[slot]
-        try:
-            observation, reward, terminated, truncated, _ = self.envs[slot].step(action)
-            row[...] = observation
-            memory.reward[slot] = reward
-            finite = math.isfinite(reward)
-        except Exception as error:
-            raise self.failure(slot, f"{_line(error)} (in step, episode {memory.episode[slot]})") from error
-        memory.current[self.setup.worker] = -1
-        memory.steps[slot] += 1
-        if not finite:
-            raise self.failure(slot, f"its reward is {reward} (episode {memory.episode[slot]})")
-        self.check(slot, row)
-        ended = bool(terminated or truncated)
-        if ended:
-            memory.terminated[slot], memory.truncated[slot] = terminated, truncated
-        return ended
-
-    def check(self, slot: int, observation: np.ndarray) -> None:
-        """Raise unless every number of an observation is finite: only then is their sum, which is cheaper to take."""
-        if self.floats and not math.isfinite(np.add.reduce(observation, None, np.float64)):
-            raise self.failure(slot, f"its observation is not finite (episode {self.memory.episode[slot]})")
-
-    def failure(self, slot: int, text: str) -> _EnvironmentError:
-        """The error that names an environment by its index."""
-        return _EnvironmentError(f"environment {self.setup.indices[slot]}: {text}")
+        os.read(self.commands, 1)
 
 
 def _line(error: BaseException) -> str:
@@ -183,18 +200,19 @@ def _die_with_pool(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def main(descriptor: int, lifeline: int) -> None:
+def main(descriptor: int, commands: int, lifeline: int) -> None:
     """Entry point of a worker process.
 
     Args:
-        descriptor: File descriptor of the inherited socket that leads to the pool.
+        descriptor: File descriptor of the inherited socket that leads to the pool: what is said before and after work.
+        commands: File descriptor of the inherited pipe of commands: a pipe costs half of what a socket does.
         lifeline: File descriptor of the inherited pipe whose other end only the pool holds.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it closes its workers in order
     _die_with_pool(lifeline)
     connection = socket.socket(fileno=descriptor)
     with contextlib.suppress(EOFError, ConnectionError):  # the pool is gone
-        worker = _Worker(connection, receive_object(connection))
+        worker = _Worker(connection, commands, receive_object(connection))
         try:
             worker.build()
             worker.serve()
