@@ -94,7 +94,7 @@ class JaxAlgorithm(BaseRLObject):
         self.state: AgentState | None = None
         self.spec: Spec | None = None
         self.info: dict[str, Any] = {}
-        self._key = jax.random.key(0)
+        self._key: jax.Array | None = None  # drawn from by getAction; made there, to leave the backend alone till then
 
     @classmethod
     def configure(cls, values: dict[str, Any]) -> tuple[Any, dict[str, float]]:
@@ -178,7 +178,7 @@ class JaxAlgorithm(BaseRLObject):
         """
         if self.state is None:
             raise ValueError(f"{self.name} has no policy to play: train or load it first")
-        self._key, key = jax.random.split(self._key)
+        self._key, key = jax.random.split(jax.random.key(0) if self._key is None else self._key)
         return np.asarray(self._act(self.state, observation, key, explore)[0])
 
     def getActionProba(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray | None:

@@ -113,7 +113,7 @@ class Case(NamedTuple):
     def host(self, seeds: Sequence[int] = (3,), num_groups: int = 1, **swept: Sequence[float]) -> HostDriver:
         """A host driver whose training environments are exactly those of `device` with the same seeds."""
         driver = self.new_host(seeds, num_groups, **swept)
-        share_programs(driver, ("_init", "_act", "_update", "_eval_act"), self, len(seeds), num_groups)
+        share_programs(driver, ("_init", "_rollout_keys", "_act", "_update", "_eval_act"), self, len(seeds), num_groups)
         return driver
 
 

@@ -39,6 +39,10 @@ def build_driver(
     Raises:
         ValueError: The environment or the algorithm refuses the options.
     """
+    if not options.on_device:
+        # Acting takes some ten microseconds on a CPU: less than waking another thread for it. This has an effect only
+        # before the first use of the backend.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     hyper = algorithm.hyper_tree(runs.hyper)
 
     def agent_for(spec: Spec) -> tuple[Agent, int]:

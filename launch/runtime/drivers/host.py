@@ -84,7 +84,8 @@ class HostDriver:
         self._keys = run_keys(seeds)
         runs = self.num_runs
         self._init = jax.jit(over_runs(self._start, runs, (0, 0)))
-        self._act = jax.jit(over_runs(self._act_one, runs, (0, 0, 0, None, None)))
+        self._rollout_keys = jax.jit(over_runs(self._rollout_keys_one, runs, (0, None)))
+        self._act = jax.jit(over_runs(self._act_one, runs, (0, 0, 0, None)))
         self._update = jax.jit(over_runs(self._update_one, runs, (0, 0, 0, 0, None, None)), donate_argnums=0)
         self._eval_act = {
             explore: jax.jit(over_runs(self._evaluation_act(explore), runs, (0, 0, None, None)))
@@ -95,7 +96,7 @@ class HostDriver:
         index = np.arange(runs * traits.num_envs).reshape(runs, traits.num_envs)
         # Evolution maps environments to members by position, so it acts for all of them at once.
         num_groups = 1 if traits.fresh_episodes else min(num_groups, traits.num_envs)
-        self._ranks = [np.arange(traits.num_envs)[g::num_groups] for g in range(num_groups)]
+        self._ranks = [slice(group, None, num_groups) for group in range(num_groups)]
         self._groups = [index[:, ranks].reshape(-1) for ranks in self._ranks]
         self._pool: Pool | None = None
         self._eval_pool: tuple[int, Pool] | None = None
@@ -187,13 +188,15 @@ class HostDriver:
     def _start(self, key: jax.Array, hyper: Any) -> AgentState:
         return self.agent.init(jax.random.fold_in(key, INIT), hyper)
 
-    def _act_one(
-        self, state: AgentState, obs: jax.Array, key: jax.Array, iteration: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Act with the same key as the device driver does at this iteration and step (of group 0)."""
+    def _rollout_keys_one(self, key: jax.Array, iteration: jax.Array) -> jax.Array:
+        """Keys of an iteration's steps, group by group; with a single group they are the device driver's."""
         act_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[0]
-        keys = jax.random.split(act_key, self.agent.traits.rollout_length * len(self._groups))
-        return self.agent.act(state, obs, keys[step], True)
+        return jax.random.split(act_key, self.agent.traits.rollout_length * len(self._groups))
+
+    def _act_one(
+        self, state: AgentState, obs: jax.Array, keys: jax.Array, index: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return self.agent.act(state, obs, keys[index], True)
 
     def _update_one(
         self,
@@ -223,7 +226,7 @@ class HostDriver:
             self._pool = self._make_pool(seeds, self._groups, not self.agent.traits.fresh_episodes)
         # Numbered by the iteration, so that a resumed run does not replay the episodes it began with.
         obs = self._pool.reset(self.iteration)
-        self._obs = [obs[group] for group in self._groups]
+        self._obs = [obs[group].reshape(self.num_runs, -1, *self.spec.obs_shape) for group in self._groups]
         self._returns[:], self._lengths[:] = 0.0, 0
 
     def _evaluation_pool(self, num_envs: int) -> Pool:
@@ -236,40 +239,41 @@ class HostDriver:
         return self._eval_pool[1]
 
     def _rollout(self, iteration: np.int32) -> tuple[np.ndarray, Episodes]:
-        """Fill the buffers with T steps; returns steps played [K] and the episodes that ended."""
-        traits, runs = self.agent.traits, self.num_runs
-        pool, state = self._pool, self.state
+        """Fill the buffers with T steps; returns steps played [K] and the episodes that ended.
+
+        What happens between two receives takes a core from a simulation: the loop only stores, the rest comes after.
+        """
+        traits, groups = self.agent.traits, len(self._groups)
+        pool, state, keys = self._pool, self.state, self._rollout_keys(self._keys, iteration)
         assert pool is not None
-        alive = np.ones((runs, traits.num_envs), bool)
-        ended: list[tuple[np.ndarray, ...]] = []
-        steps = np.zeros(runs, np.int64)
+        alive = np.ones((self.num_runs, traits.num_envs), bool)
 
         def act(group: int, t: int) -> None:
-            ranks = self._ranks[group]
-            obs = self._obs[group].reshape(runs, len(ranks), *self.spec.obs_shape)
-            key_index = np.int32(t * len(self._groups) + group)
-            action, extras = self._act(state, obs, self._keys, iteration, key_index)
+            obs = self._obs[group]
+            action, extras = self._act(state, obs, keys, np.int32(t * groups + group))
             action = np.asarray(action)
             sent = clip_action(self.spec, action, np).reshape(-1, *self.spec.action_shape)
-            pool.send(group, sent, alive[:, ranks].reshape(-1) if traits.fresh_episodes else None)
-            self._store(t, ranks, obs, action, extras)
+            pool.send(group, sent, alive.reshape(-1) if traits.fresh_episodes else None)
+            self._store_choice(t, self._ranks[group], obs, action, extras)
 
-        for group in range(len(self._groups)):
+        for group in range(groups):
             act(group, 0)
         for t in range(traits.rollout_length):
-            for group, ranks in enumerate(self._ranks):
+            for group in range(groups):
                 out = pool.receive(group)
-                self._obs[group] = out.obs.copy()
-                steps += alive[:, ranks].sum(axis=1)
-                self._record(t, ranks, out, alive, ended)
-                if t + 1 < traits.rollout_length and (not traits.fresh_episodes or alive[:, ranks].any()):
+                self._obs[group] = out.obs.reshape(self._obs[group].shape).copy()
+                self._store_result(t, group, out)
+                if traits.fresh_episodes:
+                    alive &= ~(out.terminated | out.truncated).reshape(alive.shape)
+                    if not alive.any():
+                        break
+                if t + 1 < traits.rollout_length:
                     act(group, t + 1)
-            if traits.fresh_episodes and not alive.any():
+            if not alive.any():
                 break
-        columns = [np.concatenate(column) for column in zip(*ended, strict=True)] if ended else [np.empty(0, int)] * 4
-        return steps, Episodes(*columns)
+        return self._finish(t + 1)
 
-    def _store(self, t: int, ranks: np.ndarray, obs: np.ndarray, action: np.ndarray, extras: dict) -> None:
+    def _store_choice(self, t: int, ranks: slice, obs: np.ndarray, action: np.ndarray, extras: dict) -> None:
         """Write what was seen and chosen at step t."""
         buffers = self._allocated(action, extras)
         if self.agent.traits.keep_obs:
@@ -278,27 +282,35 @@ class HostDriver:
         for name, value in extras.items():
             buffers.extras[name][:, t, ranks] = np.asarray(value)
 
-    def _record(self, t: int, ranks: np.ndarray, out: Any, alive: np.ndarray, ended: list) -> None:
-        """Write a group's results of step t and keep the episode statistics."""
-        buffers, shape = self._buffers, (self.num_runs, len(ranks))
+    def _store_result(self, t: int, group: int, out: Any) -> None:
+        """Write what came of step t."""
+        buffers, ranks, shape = self._buffers, self._ranks[group], self._obs[group].shape
         assert buffers is not None
-        reward = out.reward.reshape(shape)
-        terminated, truncated = out.terminated.reshape(shape), out.truncated.reshape(shape)
-        buffers.reward[:, t, ranks] = reward
-        buffers.terminated[:, t, ranks] = terminated
-        buffers.truncated[:, t, ranks] = truncated
+        buffers.reward[:, t, ranks] = out.reward.reshape(shape[:2])
+        buffers.terminated[:, t, ranks] = out.terminated.reshape(shape[:2])
+        buffers.truncated[:, t, ranks] = out.truncated.reshape(shape[:2])
         if self.agent.traits.keep_obs:
-            buffers.next_obs[:, t, ranks] = out.next_obs.reshape(*shape, *self.spec.obs_shape)
-        self._returns[:, ranks] += np.where(alive[:, ranks], reward, 0.0)
-        self._lengths[:, ranks] += alive[:, ranks]
-        done = terminated | truncated
-        if done.any():
-            run, column = np.nonzero(done)
-            rank = ranks[column]
-            ended.append((run, rank, self._returns[run, rank], self._lengths[run, rank]))
-            self._returns[run, rank], self._lengths[run, rank] = 0.0, 0
-            if self.agent.traits.fresh_episodes:
-                alive[run, rank] = False
+            buffers.next_obs[:, t, ranks] = out.next_obs.reshape(shape)
+
+    def _finish(self, played: int) -> tuple[np.ndarray, Episodes]:
+        """Steps of each run [K] and the episodes that ended within the first `played` rows of the buffers."""
+        buffers = self._buffers
+        assert buffers is not None
+        done = (buffers.terminated | buffers.truncated)[:, :played]
+        total = np.cumsum(buffers.reward[:, :played], axis=1, dtype=np.float64)
+        step, rank, run = np.nonzero(done.transpose(1, 2, 0))
+        returns, lengths = total[run, step, rank], step + 1
+        for i, who in enumerate(zip(run, rank, strict=True)):
+            so_far = returns[i], lengths[i]
+            returns[i] += self._returns[who]
+            lengths[i] += self._lengths[who]
+            self._returns[who], self._lengths[who] = -so_far[0], -so_far[1]
+        self._returns += total[:, -1]
+        self._lengths += played
+        steps = np.full((self.num_runs, self.agent.traits.num_envs), played)
+        if self.agent.traits.fresh_episodes:  # each ends once, for good
+            steps[run, rank] = step + 1
+        return steps.sum(axis=1), Episodes(run, rank, returns, lengths)
 
     def _allocated(self, action: np.ndarray, extras: dict) -> Transition:
         """The rollout buffers [K, T, N, ...], allocated on first use."""
