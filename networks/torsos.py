@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -35,6 +36,59 @@ class MLP(nn.Module):
         return x
 
 
+def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Valid convolution of pictures [n, height, width, in] with a kernel [side, side, in, out]."""
+    axes = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=axes)
+
+
+def _convolve_by_matmuls(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same as sums of matrix products, for a `stride` that divides the kernel's side.
+
+    Squares of stride x stride pixels become the channels of one, after which the stride is 1 and the kernel has few
+    positions left; each of them is one matrix product.
+    """
+    side, _, channels, features = kernel.shape
+    height, width = ((size - side) // stride + 1 for size in x.shape[1:3])
+    n, positions, depth = x.shape[0], side // stride, stride * stride * channels
+    rows, columns = height + positions - 1, width + positions - 1
+    x = x[:, : rows * stride, : columns * stride].reshape(n, rows, stride, columns, stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, depth)
+    kernel = kernel.reshape(positions, stride, positions, stride, channels, features)
+    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(positions, positions, depth, features)
+    out = jnp.zeros((n, height, width, features), x.dtype)
+    for i in range(positions):
+        for j in range(positions):
+            out = out + x[:, i : i + height, j : j + width] @ kernel[i, j]
+    return out
+
+
+class Conv(nn.Module):
+    """Valid convolution with bias, orthogonal(sqrt 2); `stride` divides the kernel's side.
+
+    On a CPU it runs as matrix products: XLA has no fast convolution there within a loop (jaxlib 0.10.2), which is where
+    all training happens; a gradient step takes a tenth of the time.
+
+    Attributes:
+        features: Channels of the result.
+        side: Height and width of the kernel.
+        stride: Pixels between two positions of the kernel.
+    """
+
+    features: int
+    side: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [n, height, width, channels] float32 to [n, height', width', features]."""
+        shape = (self.side, self.side, x.shape[-1], self.features)
+        kernel = self.param("kernel", orthogonal(2**0.5), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        matmuls, convolution = (partial(f, stride=self.stride) for f in (_convolve_by_matmuls, _convolve))
+        return jax.lax.platform_dependent(x, kernel, cpu=matmuls, default=convolution) + bias
+
+
 class NatureCNN(nn.Module):
     """Convolutional torso of Mnih et al. (2015): 32 8x8/4, 64 4x4/2, 64 3x3/1, dense 512; input divided by 255."""
 
@@ -43,8 +97,7 @@ class NatureCNN(nn.Module):
         """Map [..., height, width, channels] uint8 to [..., 512]; pictures must be at least 36 pixels a side."""
         lead = obs.shape[:-3]
         x = obs.reshape(-1, *obs.shape[-3:]).astype(jnp.float32) / 255.0
-        for features, kernel, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            conv = nn.Conv(features, (kernel, kernel), stride, padding="VALID", kernel_init=orthogonal(2**0.5))
-            x = nn.relu(conv(x))
+        for features, side, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            x = nn.relu(Conv(features, side, stride)(x))
         x = nn.relu(nn.Dense(512, kernel_init=orthogonal(2**0.5))(x.reshape(x.shape[0], -1)))
         return x.reshape(*lead, 512)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from networks.build import ActorCritic
-from networks.torsos import MLP, NatureCNN
+from networks.torsos import MLP, NatureCNN, _convolve, _convolve_by_matmuls
 
 KEY = jax.random.key(0)
 SIDE = 36  # smallest picture that the Nature CNN takes
@@ -129,3 +131,21 @@ def test_nature_cnn_is_its_published_layers(picture_network: tuple[ActorCritic, 
         x = nn.relu(convolved + layer["bias"])
     x = nn.relu(x.reshape(2, -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"])
     np.testing.assert_allclose(got[:, 0], x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "stride"), [((2, 37, 41, 3), 8, 4), ((2, 9, 10, 5), 4, 2), ((1, 7, 5, 4), 3, 1)]
+)
+def test_convolution_by_matmuls_is_the_convolution(shape: tuple[int, ...], side: int, stride: int) -> None:
+    """Values and both gradients, for sizes that the kernel does not cover to the last pixel too."""
+    x_key, kernel_key, weight_key = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(x_key, shape)
+    kernel = jax.random.normal(kernel_key, (side, side, shape[-1], 6))
+
+    def values_and_gradients(convolve: Callable) -> Any:
+        out = convolve(x, kernel, stride)
+        weights = jax.random.normal(weight_key, out.shape)
+        return out, jax.grad(lambda x, kernel: jnp.sum(weights * convolve(x, kernel, stride)), (0, 1))(x, kernel)
+
+    expected = values_and_gradients(_convolve)
+    chex.assert_trees_all_close(values_and_gradients(_convolve_by_matmuls), expected, rtol=1e-4, atol=1e-4)
