@@ -146,6 +146,7 @@ class JaxAlgorithm(BaseRLObject):
         self.agent, self.spec, self.info = agent, spec, info
         self.state = AgentState(acting, ())
         self._act = jax.jit(agent.act, static_argnums=3)
+        self._probabilities = jax.jit(agent.probabilities)
 
     def save(self, save_path: str, _locals: dict[str, Any] | None = None) -> None:
         """Write the policy to the folder `save_path`.
@@ -184,7 +185,7 @@ class JaxAlgorithm(BaseRLObject):
     def getActionProba(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray | None:
         """Return action probabilities [N, n], or the mean action [N, size]."""
         assert self.agent is not None, "train or load a policy first"
-        return np.asarray(self.agent.probabilities(self.state, observation))
+        return np.asarray(self._probabilities(self.state, observation))
 
     def getOptParam(self) -> dict[str, tuple[type, tuple[float, float] | list[Any]]] | None:
         """Collect the search ranges declared beside the options."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,9 +125,9 @@ def _cast(option: Option, value: Any) -> Any:
             return tuple(int(part) for part in parts)
         if option.type is int and float(value) != int(float(value)):
             raise ValueError(value)
-        if option.type is float and float(value) != float(value):
+        if option.type is float and not math.isfinite(float(value)):
             raise ValueError(value)
         return int(float(value)) if option.type is int else option.type(value)
     except (KeyError, TypeError, ValueError, OverflowError):
-        kind = {tuple: "comma-separated integers", bool: "true or false", int: "an integer", float: "a number"}
+        kind = {tuple: "comma-separated integers", bool: "true or false", int: "an integer", float: "a finite number"}
         raise ValueError(f"{option.flag}={value}: expected {kind.get(option.type, 'text')}") from None

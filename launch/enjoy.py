@@ -15,7 +15,8 @@ if ROOT not in sys.path:  # started as a script: Python has put launch/ there, n
     sys.path.insert(0, ROOT)
 
 from launch.runtime.errors import HelpRequested, UsageError, run_command  # noqa: E402
-from launch.runtime.flag_parser import FlagParser  # noqa: E402
+from launch.runtime.flag_parser import FlagParser, peek  # noqa: E402
+from launch.runtime.plugin import load_plugin  # noqa: E402
 
 _USAGE = "python launch/enjoy.py --log-dir DIR [--flag value ...]"
 _DESCRIPTION = (
@@ -39,6 +40,7 @@ def _add_play_flags(parser: FlagParser) -> None:
     """Declare which policy plays, where and for how long."""
     add = parser.add_argument
     add("--log-dir", metavar="DIR", help="Run folder, or a model folder inside it.")
+    add("--plugin", metavar="MODULE", help="Import this module first, as in the training.")
     add("--model", choices=("best", "final"), metavar="NAME", help="Without this flag: the best where there is one.")
     add("--run", type=int, default=0, minimum=0, metavar="K", help="Which run of a sweep or of several seeds.")
     add(
@@ -82,6 +84,9 @@ def parse_enjoy_args(argv: Sequence[str]) -> Namespace:
         UsageError: The command line cannot be carried out.
         HelpRequested: It asks for help.
     """
+    plugin = peek(argv, "--plugin")
+    if plugin:
+        load_plugin(plugin)
     parser = enjoy_flags()
     if {"-h", "--help"} & set(argv):  # before the strict parse: help helps with the rest of the line too
         raise HelpRequested(parser.format_help())

@@ -18,7 +18,7 @@ import pytest
 
 from agents.base_classes import BaseRLObject
 from agents.registry import registered_rl
-from launch import enjoy, train
+from launch import train
 from launch.runtime.flags import parse_train_args
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,10 +113,15 @@ def test_own_loop_learns(q_learning):
 
 
 @pytest.mark.parametrize("trained_run", ["reinforce", "q_learning"])
-def test_a_trained_model_is_played_by_enjoy(trained_run, request, capsys):
+def test_a_trained_model_is_played_by_enjoy(trained_run, request, folder):
     _, run = request.getfixturevalue(trained_run)
-    assert enjoy.main([f"--log-dir={run}", "--num-episodes=2"]) == 0
-    assert "2 episodes, mean return" in capsys.readouterr().out
+    command = [sys.executable, ROOT / "launch" / "enjoy.py", f"--log-dir={run}", "--num-episodes=2"]
+    options = {"cwd": folder, "capture_output": True, "text": True, "timeout": 120}
+    result = subprocess.run([*command, f"--plugin=my_{trained_run}"], **options)
+    assert result.returncode == 0 and "2 episodes, mean return" in result.stdout, result.stderr
+    result = subprocess.run(command, **options)
+    assert result.returncode == 2
+    assert f"is of {trained_run}, which is not registered: --plugin=MODULE imports one of yours" in result.stderr
 
 
 @pytest.mark.parametrize(

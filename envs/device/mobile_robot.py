@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from envs import mobile_arena as arena
 from envs.render.first_person import FirstPersonRenderer
+from envs.render.mobile_scene import Renderer
 from envs.render.top_down import TopDownRenderer
 from envs.types import Box, Discrete, Spec, TimeStep
 
@@ -30,21 +31,10 @@ class MobileRobotState(NamedTuple):
 
 
 class MobileRobotTwin:
-    """Drive to a target in a walled arena; the same task, options and defaults as `MobileRobotGymEnv`.
+    """Drive to a target in a walled arena: the actions, rewards and episodes of `MobileRobotGymEnv`.
 
-    Actions: discrete, 0.1 m towards -x, +x, -y or +y; continuous, Box(-1, 1, 2) times 0.1 m, clipped. A move that would
-    touch a wall is undone. Reward: -1 for such a bump, else 1 within 0.4 m of the target, else 0; with `shape_reward`
-    always -distance. An episode is truncated after 251 steps and never terminated.
-
-    Args:
-        srl_model: "ground_truth" (robot position relative to the target, float32 [2]) or "raw_pixels" (uint8
-            [image_size, image_size, 3]).
-        is_discrete: Discrete or continuous actions.
-        random_target: Place the target at random at each reset.
-        shape_reward: Dense reward.
-        action_repeat: Only 1: the robot moves once per step.
-        fpv: Add the first-person camera to picture observations: 6 channels.
-        image_size: Width and height of pictures in pixels.
+    The options too, and their defaults, but for `render_mode`. Observations are float32 [2], or with
+    `srl_model="raw_pixels"` uint8 [image_size, image_size, 3], with `fpv` 6 channels.
 
     Raises:
         ValueError: an unknown `srl_model`, an `action_repeat` other than 1, or an `image_size` below 1.
@@ -65,7 +55,7 @@ class MobileRobotTwin:
         self._is_discrete = is_discrete
         self._random_target = random_target
         self._shape_reward = shape_reward
-        self._renderers: tuple[TopDownRenderer | FirstPersonRenderer, ...] = ()
+        self._renderers: tuple[Renderer, ...] = ()
         if srl_model == "raw_pixels":
             self._renderers = (TopDownRenderer(image_size),)
             if fpv:

@@ -196,7 +196,7 @@ class KukaButtonGymEnv(SRLGymEnv):
             Observation, reward, terminated (the task ended), truncated (the time limit cut it), and an empty dict.
 
         Raises:
-            ValueError: an action that is not of the action space's shape or range of integers.
+            ValueError: an action that is not of the action space's shape or range of integers, or not finite.
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
         client = self._require_client()
@@ -282,6 +282,8 @@ class KukaButtonGymEnv(SRLGymEnv):
         action = np.asarray(action, dtype=np.float64)
         if action.shape != self.action_space.shape:
             raise ValueError(f"an action of shape {action.shape} was given: expected {self.action_space.shape}")
+        if not np.isfinite(action).all():  # it would stay in the simulator's solver, beyond the next reset
+            raise ValueError(f"action {action} is not finite")
         if self.action_joints:
             return action * (self.DELTA_THETA + self.np_random.normal(0.0, self.NOISE_STD_JOINTS))
         delta = action * (self.DELTA_V_CONTINUOUS + self.np_random.normal(0.0, self.NOISE_STD_CONTINUOUS))

@@ -15,6 +15,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -49,7 +50,7 @@ class _Slot:
         self.action = memory.action[slot, ...]
         self.lost = bool(memory.lost[slot])  # the episode vanished with the worker that this one replaces
         names = ("active", "reward", "terminated", "truncated", "steps", "current")
-        views = (memoryview(getattr(memory, name)) for name in names)
+        views: list[Any] = [memoryview(getattr(memory, name)) for name in names]
         self.active, self.reward, self.terminated, self.truncated, self.steps, self.current = views
 
     def reset(self) -> None:
@@ -149,7 +150,8 @@ class _Worker:
         """Answer the pool's messages until it says CLOSE or is gone."""
         setup = self.setup
         groups = [[self.slots[slot].step for slot in group] for group in setup.groups]
-        current, done = memoryview(self.memory.current), memoryview(self.memory.done)
+        arrays: Any = self.memory
+        current, done = memoryview(arrays.current), memoryview(arrays.done)
         # What exists now stays: the collector need not walk over it again and again.
         gc.freeze()
         while True:

@@ -13,18 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import mobile_arena as arena
-from envs.render.mobile_scene import ROBOT, TARGET, WALLS
-from envs.render.solids import SKY, Rays, floor_colour, moved, trace, unpack
+from envs.render.mobile_scene import ROBOT, TARGET, WALLS, Renderer
+from envs.render.solids import SKY, Rays, floor_colour, moved, pixel_grid, trace, unpack
 
 FAR = 100.0  # depth at which PyBullet's camera stops drawing (m)
 
 
-class FirstPersonRenderer:
-    """Draws pictures of one size.
-
-    Args:
-        size: Width and height in pixels.
-    """
+class FirstPersonRenderer(Renderer):
+    """The view along the robot's heading; see `Renderer`. Row 0 is the highest, column 0 the leftmost."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -40,15 +36,7 @@ class FirstPersonRenderer:
         self._on_robot, self._bonnet = np.isfinite(reach), bonnet
 
     def __call__(self, robot: jax.Array, target: jax.Array) -> jax.Array:
-        """Draw one picture.
-
-        Args:
-            robot: float32 [2], x and y of the robot (m).
-            target: float32 [2], x and y of the target (m).
-
-        Returns:
-            uint8 [size, size, 3]
-        """
+        """See `Renderer`."""
         rays = moved(self._rays, -robot[0], -robot[1])
         depth = jnp.asarray(self._depth)
         x, y = (rays.origin[axis] + depth * rays.direction[axis] for axis in (0, 1))
@@ -65,11 +53,11 @@ def _rays(size: int, first_row: int) -> Rays:
     One unit of distance is one metre along the camera's axis.
     """
     pitch = math.radians(arena.FPV_PITCH)
-    scale = math.tan(math.radians(arena.FPV_FOV / 2)) / (size / 2)
+    slope, (middle_row, middle_column) = pixel_grid(arena.FPV_FOV, size)
     rows, columns = np.arange(first_row, size)[:, None], np.arange(size)[None, :]
-    # The renderer samples pixels at their lower left corners. The nudges keep the divisions by a direction finite.
-    up = (size / 2 - 1 - rows) * scale + 1e-6
-    right = (columns - size / 2) * scale + 1e-6
+    # The nudges keep the divisions by a direction finite.
+    up = (middle_row - rows) * slope + 1e-6
+    right = (columns - middle_column) * slope + 1e-6
     ahead, height = math.cos(pitch), math.sin(pitch)
     eye_x = arena.FPV_TARGET_AHEAD - arena.FPV_DISTANCE * ahead
     eye_z = arena.FPV_TARGET_HEIGHT - arena.FPV_DISTANCE * height

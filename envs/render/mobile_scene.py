@@ -1,6 +1,10 @@
-"""What the pictures of MobileRobotGymEnv-v0 show, as solids: walls, target and robot."""
+"""What the pictures of MobileRobotGymEnv-v0 show, as solids: walls, target and robot; and what draws them."""
 
 from __future__ import annotations
+
+from typing import Protocol
+
+import jax
 
 from envs import mobile_arena as arena
 from envs.render.solids import Box, Disc, Rgb, Solid, Wheel
@@ -46,3 +50,25 @@ ROBOT: tuple[Solid, ...] = (
     Box((0.3735, -0.0875, 0.075), (0.4065, 0.0875, 0.105), _RED),
 )
 ROBOT_LOW, ROBOT_HIGH = (-0.05, -0.145, 0.0), (0.4065, 0.145, 0.16)
+
+
+class Renderer(Protocol):
+    """A camera that draws pictures of one size; what is the same in all of them is worked out when it is built.
+
+    Args:
+        size: Width and height in pixels.
+    """
+
+    def __init__(self, size: int) -> None: ...
+
+    def __call__(self, robot: jax.Array, target: jax.Array) -> jax.Array:
+        """Draw one picture.
+
+        Args:
+            robot: float32 [2], x and y of the robot (m).
+            target: float32 [2], x and y of the target (m).
+
+        Returns:
+            uint8 [size, size, 3]
+        """
+        ...

@@ -38,6 +38,21 @@ class Solid(Protocol):
         """Distance along each ray, inf where it misses, and the colour there."""
 
 
+def pixel_grid(fov: float, size: int) -> tuple[float, tuple[float, float]]:
+    """Where the pixels of a square picture lie around the camera's axis.
+
+    Args:
+        fov: Angle between opposite sides of the picture in degrees.
+        size: Width and height in pixels.
+
+    Returns:
+        (by how much a ray's slope against the axis grows from one pixel to the next, (row, column) of the ray along the
+        axis)
+    """
+    # PyBullet's renderer samples pixels at their lower left corners.
+    return math.tan(math.radians(fov / 2)) / (size / 2), (size / 2 - 1, size / 2)
+
+
 def brightness(normal: tuple[Array, Array, Array], xp: Any) -> Array:
     """Factor of the material's colour for a unit normal, given by its components."""
     facing = normal[0] * _LIGHT[0] + normal[1] * _LIGHT[1] + normal[2] * _LIGHT[2]

@@ -13,41 +13,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import mobile_arena as arena
-from envs.render.mobile_scene import ROBOT, ROBOT_HIGH, ROBOT_LOW, TARGET, TARGET_RADIUS, WALLS
-from envs.render.solids import Rays, Solid, floor_colour, moved, trace, unpack
+from envs.render.mobile_scene import ROBOT, ROBOT_HIGH, ROBOT_LOW, TARGET, TARGET_RADIUS, WALLS, Renderer
+from envs.render.solids import Rays, Solid, floor_colour, moved, pixel_grid, trace, unpack
 
 Extent = tuple[tuple[float, float, float], tuple[float, float, float]]
 _ROBOT_EXTENT: Extent = (ROBOT_LOW, ROBOT_HIGH)
 _TARGET_EXTENT: Extent = ((-TARGET_RADIUS, -TARGET_RADIUS, 0.0), (TARGET_RADIUS, TARGET_RADIUS, TARGET.height))
 
 
-class TopDownRenderer:
-    """Draws pictures of one size.
+class TopDownRenderer(Renderer):
+    """The view from above; see `Renderer`.
 
     Row 0 is the far side -x, column 0 the far side -y; one pixel covers 4.4 tan(30 deg) / (size / 2) metres of floor.
-
-    Args:
-        size: Width and height in pixels.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        # A ray's slope per pixel from the picture's middle; the renderer samples pixels at their lower left corners.
-        self._slope = math.tan(math.radians(arena.CAMERA_FOV / 2)) / (size / 2)
-        self._middle = (size / 2 - 1, size / 2)
+        self._slope, self._middle = pixel_grid(arena.CAMERA_FOV, size)
         self._background = self._draw_background()
         self._windows = tuple((self._window(extent), extent) for extent in (_TARGET_EXTENT, _ROBOT_EXTENT))
 
     def __call__(self, robot: jax.Array, target: jax.Array) -> jax.Array:
-        """Draw one picture.
-
-        Args:
-            robot: float32 [2], x and y of the robot (m).
-            target: float32 [2], x and y of the target (m).
-
-        Returns:
-            uint8 [size, size, 3]
-        """
+        """See `Renderer`."""
         frame = jnp.asarray(self._background)
         bodies: tuple[tuple[Solid, ...], ...] = ((TARGET,), ROBOT)
         for position, solids, (window, extent) in zip((target, robot), bodies, self._windows, strict=True):

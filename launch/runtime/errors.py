@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 the command line or a named file is wrong (nothing was sta
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -48,7 +49,7 @@ def run_command(parse: Callable[[], Any], body: Callable[[Any], None]) -> int:
         args = parse()
         body(args)
     except HelpRequested as request:
-        print(request)
+        _print_to_reader(str(request))
     except KeyboardInterrupt:
         folder = getattr(args, "run_folder", None)
         print("interrupted" + (f"; continue with --resume {folder}" if folder else ""), file=sys.stderr)
@@ -62,6 +63,15 @@ def run_command(parse: Callable[[], Any], body: Callable[[Any], None]) -> int:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return code
     return 0
+
+
+def _print_to_reader(text: str) -> None:
+    """Print a long text; the reader may close the pipe early, as `| head` does."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end, where it could not be caught.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_code(error: Exception, started: bool) -> int | None:

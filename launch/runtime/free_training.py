@@ -20,7 +20,7 @@ class Callback:
     """What a learner calls as `callback(locals(), globals())`; returns False when the budget is spent.
 
     From the learner's locals it takes `env` (a VecEnv: its finished episodes are recorded) and `self` (saved as the
-    best model when the mean return of the last 100 episodes is the best so far).
+    best model when the mean return of the last `--episode-window` episodes is the best so far).
     """
 
     def __init__(self, algorithm: BaseRLObject, args: Namespace, logger: RunLogger, models: Path) -> None:
@@ -65,12 +65,23 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
     args.run_folder = folder
     models = model_folder(folder, args.algo)
     mode = "disabled" if args.no_vis else args.wandb_mode
-    logger = RunLogger(folder, given, args.env, 1, args.num_timesteps, mode, args.wandb_project)
+    logger = RunLogger(
+        folder,
+        given,
+        args.env,
+        1,
+        args.num_timesteps,
+        mode,
+        args.wandb_project,
+        episode_window=args.episode_window,
+    )
     logger.message(f"run folder: {folder}")
     exit_code = 1
     try:
         algorithm.train(args, Callback(algorithm, args, logger, models), options, args.hyperparam)
         algorithm.save(str(models / FINAL))
+        mean = float(logger.recent_returns()[0])
+        logger.message(f"mean return of the last {args.episode_window} training episodes: {mean:.2f}")
         exit_code = 0
     finally:
         logger.close(exit_code)

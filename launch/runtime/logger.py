@@ -29,8 +29,6 @@ from launch.runtime.wandb_sink import WandbSink, check_mode
 
 METRICS_FILE = "metrics.jsonl"
 MAX_MONITORED_RUNS = 64
-# Episodes in the running mean, as in the original toolbox.
-EPISODE_WINDOW = 100
 
 
 class RunLogger:
@@ -45,6 +43,7 @@ class RunLogger:
         wandb_mode: "auto", "online", "offline" or "disabled", see `WandbSink`.
         wandb_project: wandb project.
         progress: Whether to show the progress line.
+        episode_window: Episodes in the running mean of the return.
 
     Raises:
         ValueError: an unknown wandb mode.
@@ -60,6 +59,7 @@ class RunLogger:
         wandb_mode: str = "auto",
         wandb_project: str = "srl-jax",
         progress: bool = True,
+        episode_window: int = 40,
     ) -> None:
         check_mode(wandb_mode)
         self.folder = Path(folder)
@@ -69,7 +69,7 @@ class RunLogger:
         self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode)
         self._wandb_state: dict[str, str] = {}
         self._wandb: WandbSink | None = None
-        self._recent = [deque[float](maxlen=EPISODE_WINDOW) for _ in range(num_runs)]
+        self._recent = [deque[float](maxlen=episode_window) for _ in range(num_runs)]
         self._progress = ProgressLine(total_steps, num_runs) if progress else None
         self._begin(time.time(), 0.0, 0)
 
@@ -118,7 +118,7 @@ class RunLogger:
         columns = [run, rank, returns, lengths, self.elapsed() if times is None else times]
         runs, ranks, returns, lengths, times = np.broadcast_arrays(*(np.atleast_1d(column) for column in columns))
         for group in _groups(runs):
-            self._recent[runs[group[0]]].extend(returns[group[-EPISODE_WINDOW:]].tolist())
+            self._recent[runs[group[0]]].extend(returns[group].tolist())
         if self._monitors:
             for group in _groups(runs, ranks):
                 monitor = self._monitors[runs[group[0]]]
@@ -142,7 +142,7 @@ class RunLogger:
         return improved
 
     def recent_returns(self) -> np.ndarray:
-        """Mean return of the last `EPISODE_WINDOW` episodes of each run, float64 [K]; NaN where none has ended."""
+        """Mean return of the last `episode_window` episodes of each run, float64 [K]; NaN where none has ended."""
         return np.array([np.mean(recent) if recent else np.nan for recent in self._recent])
 
     def message(self, text: str) -> None:

@@ -110,19 +110,6 @@ def actor(algorithm: BaseRLObject, deterministic: bool, seed: int) -> Callable[[
     return lambda obs, dones: choose(state, obs, next(steps))
 
 
-def action_chances(algorithm: BaseRLObject) -> Callable[[Any], Any]:
-    """The learner's `getActionProba`, compiled where that is possible, since it is asked at every step.
-
-    Returns:
-        observations [N, ...] -> action probabilities [N, n], the mean action [N, size], or None.
-    """
-    if not isinstance(algorithm, JaxAlgorithm):
-        return algorithm.getActionProba
-    assert algorithm.agent is not None
-    compiled = jax.jit(algorithm.agent.probabilities)
-    return lambda obs: compiled(algorithm.state, obs)
-
-
 def load_policy(path: str | Path, cls: type[JaxAlgorithm] | None = None, run: int = 0) -> JaxAlgorithm:
     """Load one run's policy.
 
@@ -138,7 +125,7 @@ def load_policy(path: str | Path, cls: type[JaxAlgorithm] | None = None, run: in
     info = read_info(folder)
     algo = info.get("algo")
     if algo not in registered_rl:
-        raise ValueError(f"model {folder} is of algorithm {algo}, which is not registered")
+        raise ValueError(f"model {folder} is of {algo}, which is not registered: --plugin=MODULE imports one of yours")
     if cls is not None and cls.name != algo:
         raise ValueError(f"model {folder} is of {algo}, not of {cls.name}")
     algorithm = algorithm_class(algo)()

@@ -20,7 +20,7 @@ from envs.types import Discrete, Spec
 from launch.runtime import charts
 from launch.runtime.drivers.common import clip_action
 from launch.runtime.model import BEST, FINAL, INFO_FILE, model_folder, read_info
-from launch.runtime.policy import action_chances, actor, find_model, read_options
+from launch.runtime.policy import actor, find_model, read_options
 from launch.runtime.run_folder import ARGS_FILE, read_run
 from launch.runtime.stages import HostScene, Scene, Stage, TwinScene, TwinStage, WatchedStage, Watcher
 
@@ -172,7 +172,7 @@ def _check_fit(algorithm: BaseRLObject, played: Spec, options: EnvOptions) -> No
 
 def _stage(algorithm: BaseRLObject, subject: Subject, options: EnvOptions, args: Namespace, show: _Show) -> Stage:
     """The environments to play in."""
-    own = type(algorithm).makeEnv.__func__ is not BaseRLObject.makeEnv.__func__  # type: ignore[attr-defined]
+    own = getattr(type(algorithm).makeEnv, "__func__", None) is not getattr(BaseRLObject.makeEnv, "__func__", None)
     if own and (args.render or args.plotting or options.on_device):
         raise ValueError(
             f"{subject.algo} makes its own environments (makeEnv): --render, --plotting and --simulator=jax are not "
@@ -329,7 +329,7 @@ class _Show:
             return None
         chart = charts.ActionChart(None if self._windows else self._folder / "action_proba.png", self._title, spec)
         self._outputs.append(chart)
-        discrete, chances = isinstance(spec.action, Discrete), action_chances(algorithm)
+        discrete, chances = isinstance(spec.action, Discrete), algorithm.getActionProba
 
         def watch(obs: Any, actions: Any, first: bool) -> None:
             if chart.full:

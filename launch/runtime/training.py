@@ -148,6 +148,7 @@ class _Training:
             wandb_mode="disabled" if args.no_vis else args.wandb_mode,
             wandb_project=args.wandb_project,
             total_steps=args.num_timesteps,
+            episode_window=args.episode_window,
         )
         self.logger.message(f"run folder: {self.folder}")
         self.logger.message(f"memory: {self.driver.memory() / 2**20:,.1f} MiB for {len(self.runs)} run(s)")

@@ -1,18 +1,15 @@
-"""Playing trained policies: both simulators, what is printed, videos, pictures and windows, and bad input."""
+"""Playing trained policies: both simulators, what is printed, videos and pictures, and learners of their own."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import imageio.v3 as iio
 import jax
 import numpy as np
@@ -20,108 +17,31 @@ import pytest
 
 from agents.base_classes import BaseRLObject
 from agents.ppo2 import PPO2
-from agents.registry import ActionType, AlgoType, algorithm_class, registered_rl
+from agents.registry import ActionType, AlgoType, registered_rl
 from envs.device.batch import BatchEnv
 from envs.host.worker import episode_seed
-from envs.make import EnvOptions, device_env, host_factory, host_spec
-from launch import enjoy, train
+from envs.make import EnvOptions, device_env, host_factory
+from launch import enjoy
 from launch.runtime import charts
-from launch.runtime.policy import load_policy, model_info
+from launch.runtime.policy import load_policy
 from launch.runtime.run_folder import create_run_folder
 from launch.runtime.stages import HostScene, TwinScene
-from launch.runtime.sweep import plan
+from tests.launch.play import (
+    CARTPOLE,
+    EPISODE,
+    KUKA,
+    MOBILE,
+    SUMMARY,
+    edited,
+    frames_of,
+    played,
+    rate_of,
+    refused,
+    untrained,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["--algo=ppo2", "--net-arch=16,16", "--noptepochs=1", "--no-vis", "--eval-episodes=2"]
-SMALL += ["--final-eval-episodes=2", "--min-episodes-save=0"]
-MOBILE, CARTPOLE, KUKA = "MobileRobotGymEnv-v0", "CartPole-v1", "KukaButtonGymEnv-v0"
-EPISODE = re.compile(r"^episode \d+: return (-?[\d.]+), length (\d+)$", re.MULTILINE)
-SUMMARY = re.compile(r"^(\d+) episodes?, mean return (-?[\d.]+) ± ([\d.]+), mean length ([\d.]+)$", re.MULTILINE)
-
-
-@pytest.fixture(autouse=True)
-def _headless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DISPLAY", raising=False)
-
-
-def trained(log_dir: Path, *flags: str) -> Path:
-    """The run folder of a short training."""
-    assert train.main([*SMALL, *flags, f"--log-dir={log_dir}"]) == 0
-    (args,) = log_dir.glob("*/*/*/*/args.json")
-    return args.parent
-
-
-@pytest.fixture(scope="module")
-def mobile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two seeds in the twin of the mobile robot."""
-    flags = ("--simulator=jax", "--random-target", "--num-seeds=2", "--num-cpu=8", "--n-steps=64")
-    return trained(tmp_path_factory.mktemp("mobile"), f"--env={MOBILE}", "--num-timesteps=600", *flags)
-
-
-@pytest.fixture(scope="module")
-def cartpole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in Gymnasium's CartPole."""
-    flags = (f"--env={CARTPOLE}", "--num-timesteps=128", "--num-cpu=2", "--n-steps=32")
-    return trained(tmp_path_factory.mktemp("cartpole"), *flags)
-
-
-def untrained(folder: Path, algo: str, options: EnvOptions, **config: Any) -> Path:
-    """A model folder that stands alone, with the policy that a training would start from."""
-    algorithm = algorithm_class(algo)()
-    settings, hyper = algorithm.configure(config)
-    spec = device_env(options).spec if options.on_device else host_spec(options)
-    runs = plan(hyper, {}, 0, 1)
-    agent = type(algorithm).make(spec, settings)
-    acting = agent.init(jax.random.key(1), algorithm.hyper_tree(hyper)).acting
-    algorithm.adopt(agent, spec, acting, model_info(algo, settings, runs, options, spec))
-    algorithm.save(str(folder))
-    return folder
-
-
-def played(capsys: pytest.CaptureFixture, *flags: Any) -> tuple[list[float], list[int], str]:
-    """Play, and return the episodes' returns, their lengths and everything that was printed."""
-    capsys.readouterr()
-    assert enjoy.main([str(flag) for flag in flags]) == 0
-    out = capsys.readouterr().out
-    episodes = EPISODE.findall(out)
-    return [float(r) for r, _ in episodes], [int(n) for _, n in episodes], out
-
-
-def refused(capsys: pytest.CaptureFixture, *flags: Any) -> str:
-    """Play what cannot be played, and return the one line that says why."""
-    capsys.readouterr()
-    assert enjoy.main([str(flag) for flag in flags]) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1, captured.err
-    return captured.err.strip()
-
-
-def edited(run: Path, target: Path, **env: Any) -> Path:
-    """A copy of a run folder whose models say that they were trained in another environment."""
-    shutil.copytree(run, target)
-    for file in target.glob("ppo2_model/*/model.json"):
-        info = json.loads(file.read_text())
-        info["env"].update(env)
-        file.write_text(json.dumps(info))
-    return target
-
-
-def frames_of(path: Path) -> np.ndarray:
-    """The frames of a video [T, height, width, 3].
-
-    Read in another process: imageio starts ffmpeg by a fork, which in a process with jax may deadlock.
-    """
-    target = path.with_suffix(".npy")
-    code = f"import numpy, imageio.v3 as iio; numpy.save({str(target)!r}, iio.imread({str(path)!r}))"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    return np.load(target)
-
-
-def rate_of(path: Path) -> float:
-    """Frames per second of a video."""
-    code = f"import imageio.v3 as iio; print(iio.immeta({str(path)!r})['fps'])"
-    command = [sys.executable, "-c", code]
-    return float(subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout)
+pytestmark = pytest.mark.usefixtures("headless")
 
 
 # --- playing ---------------------------------------------------------------------------------------------------------
@@ -253,9 +173,10 @@ def test_the_reward_is_that_of_the_training_unless_a_flag_says_otherwise(mobile,
 # --- videos and pictures ---------------------------------------------------------------------------------------------
 
 
-def test_video_of_the_twin_shows_every_state(mobile, capsys):
-    _, _, out = played(capsys, f"--log-dir={mobile}", "--render", "--num-timesteps=260", "--seed=4")
-    path = mobile / "enjoy" / "video.mp4"
+def test_video_of_the_twin_shows_every_state(mobile, tmp_path, capsys):
+    run = shutil.copytree(mobile, tmp_path / "run")
+    _, _, out = played(capsys, f"--log-dir={run}", "--render", "--num-timesteps=260", "--seed=4")
+    path = run / "enjoy" / "video.mp4"
     assert f"video {path}\n" in out
     frames = frames_of(path)
     assert frames.shape == (262, 448, 448, 3)  # 252 states of the first episode, 10 of the second
@@ -337,7 +258,7 @@ def test_pictures_of_continuous_actions(tmp_path, capsys):
     assert iio.imread(model / "enjoy" / "action_proba.png").std() > 5
 
 
-# --- learners of their own, failures ----------------------------------------------------------------------------------
+# --- learners of their own, command line -----------------------------------------------------------------------------
 
 
 class Alternating(BaseRLObject):
@@ -417,137 +338,6 @@ def test_ctrl_c_keeps_what_was_played(tmp_path, monkeypatch, capsys):
     begun = 1 + len(EPISODE.findall(out))
     assert len(frames_of(run / "enjoy" / "video.mp4")) == 60 + begun
     assert iio.imread(run / "enjoy" / "states.png").std() > 5
-
-
-class FailingEnv(gymnasium.Env):
-    """Divides by zero in its third step; pictures are as its render mode says, or none."""
-
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 240}  # noqa: RUF012
-
-    def __init__(self, render_mode: str | None = None) -> None:
-        self.render_mode = render_mode
-        self.observation_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-        self.action_space = gymnasium.spaces.Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        self.left = 3
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.left -= 1
-        return np.full(2, 1 / self.left, np.float32), 0.0, False, False, {}
-
-    def render(self) -> Any:
-        return np.zeros((32, 32, 3), np.uint8)
-
-
-@pytest.fixture
-def failing(tmp_path: Path) -> Iterator[Path]:
-    """A model for an environment that fails."""
-    gymnasium.register("Failing-v0", entry_point=FailingEnv)
-    yield untrained(tmp_path / "model", "random_agent", EnvOptions("Failing-v0"))
-    del gymnasium.registry["Failing-v0"]
-
-
-def test_an_environment_that_raises_is_one_line(failing, capsys):
-    assert enjoy.main([f"--log-dir={failing}", "--render", "--plotting"]) == 3
-    err = capsys.readouterr().err
-    assert err == "error: environment Failing-v0: ZeroDivisionError: division by zero (episode 0)\n"
-    assert len(frames_of(failing / "enjoy" / "video.mp4")) == 3  # what was seen until then
-
-
-# --- bad input -------------------------------------------------------------------------------------------------------
-
-
-def test_what_is_no_run_folder(mobile, tmp_path, capsys):
-    assert "nowhere does not exist" in refused(capsys, f"--log-dir={tmp_path}/nowhere")
-    assert "is not a run folder or a model folder" in refused(capsys, f"--log-dir={mobile}/args.json")
-    assert "is not a run folder: args.json is missing" in refused(capsys, f"--log-dir={tmp_path}")
-    assert f"the newest run under {mobile.parent} is {mobile}" in refused(capsys, f"--log-dir={mobile.parent}")
-    assert "has no saved model" in refused(capsys, f"--log-dir={mobile}/checkpoints")
-
-
-def damaged(run: Path, target: Path, file: str, content: str | None) -> Path:
-    """A copy of a run in which a file is replaced, or missing."""
-    shutil.copytree(run, target)
-    (target / file).unlink()
-    if content is not None:
-        (target / file).write_text(content)
-    return target
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("args.json", '{"algo": "pp', "args.json is truncated"),
-        ("args.json", '{"algo": "ppo9"}', "its algorithm 'ppo9' is not registered"),
-        ("env_globals.json", None, "env_globals.json is missing"),
-        ("ppo2_model/best/model.json", '{"algo": ', "model.json is truncated"),
-        ("ppo2_model/best/model.json", '{"algo": "ppo2", "leaves": {}}', "does not say in which environment"),
-        ("ppo2_model/best/params.npz", "PK", "params.npz is missing or damaged"),
-        ("ppo2_model/best/params.npz", None, "params.npz is missing or damaged"),
-    ],
-)
-def test_damaged_runs(mobile, tmp_path, capsys, file, content, message):
-    assert message in refused(capsys, f"--log-dir={damaged(mobile, tmp_path / 'run', file, content)}")
-
-
-def test_a_run_without_a_model(mobile, tmp_path, capsys):
-    run = tmp_path / "run"
-    shutil.copytree(mobile, run)
-    shutil.rmtree(run / "ppo2_model" / "best")
-    assert len(played(capsys, f"--log-dir={run}", "--num-episodes=1")[0]) == 1  # the final one, then
-    assert "has no best model" in refused(capsys, f"--log-dir={run}", "--model=best")
-    shutil.rmtree(run / "ppo2_model")
-    assert "has no saved model" in refused(capsys, f"--log-dir={run}")
-
-
-@pytest.mark.parametrize(
-    ("env", "flags", "message"),
-    [
-        ({"env": "Acrobot-v1"}, "", "Acrobot-v1 has no JAX twin"),
-        ({"env": "Acrobot-v2"}, "--simulator=pybullet", "unknown environment 'Acrobot-v2'"),
-        ({"env": "CartPole-v1", "random_target": False}, "", "was trained with obs_shape (2,), but CartPole-v1"),
-        ({"env": "MountainCar-v0", "random_target": False}, "--simulator=pybullet", "among 4 actions, but MountainCar"),
-        ({"continuous": True}, "", "action_shape (), but"),
-        ({"env": "brax/ant", "random_target": False}, "--simulator=pybullet", "leave out --simulator=pybullet"),
-        ({"env": "CartPole-v1"}, "", "--random-target has no meaning for CartPole-v1"),
-    ],
-)
-def test_runs_of_another_environment(mobile, tmp_path, capsys, env, flags, message):
-    assert message in refused(capsys, f"--log-dir={edited(mobile, tmp_path / 'run', **env)}", *flags.split())
-
-
-def test_what_cannot_be_shown(cartpole, tmp_path, capsys, monkeypatch):
-    log_dir = f"--log-dir={cartpole}"
-    message = refused(capsys, log_dir, "--render", "--simulator=jax")
-    assert message.endswith("CartPole-v1 has no renderer in JAX: render it with --simulator=pybullet")
-    assert "--shape-reward has no meaning for CartPole-v1" in refused(capsys, log_dir, "--shape-reward")
-    (tmp_path / "file").touch()
-    assert "cannot be written" in refused(capsys, log_dir, "--plotting", f"--output={tmp_path}/file")
-    model = untrained(tmp_path / "model", "ars", EnvOptions("Pendulum-v1", simulator="jax"))
-    assert "no distribution of continuous actions" in refused(capsys, f"--log-dir={model}", "--nodeterministic")
-    assert not (cartpole / "enjoy").exists()
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("", "--log-dir is missing"),
-        ("--log-dir", "--log-dir needs a value"),
-        ("--log-dir x --num-epsiodes 3", "did you mean --num-episodes?"),
-        ("--log-dir x --num-cpu 2 --plotting", "--plotting shows one environment: leave out --num-cpu=2"),
-        ("--log-dir x --num-cpu 2 --action-proba", "--action-proba shows one environment"),
-        ("--log-dir x --num-cpu 2 --render", "--render shows one environment"),
-        ("--log-dir x --num-episodes 3 --num-timesteps 100", "give one of them"),
-        ("--log-dir x --model worst", "--model=worst"),
-        ("--log-dir x --simulator gazebo", "--simulator=gazebo"),
-        ("--log-dir x --seed -1", "--seed=-1"),
-        ("logs/x", "unexpected argument 'logs/x'"),
-    ],
-)
-def test_bad_command_lines(line, message, capsys):
-    assert message in refused(capsys, *line.split())
 
 
 def test_help_is_quick():

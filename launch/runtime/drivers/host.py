@@ -25,6 +25,7 @@ from launch.runtime.drivers.common import (
 )
 
 EVALUATION_SEED = 2**32  # of the evaluation environments; run seeds are smaller
+EVALUATION_ROUNDS = 2**20  # episodes that one evaluation may play in an environment, so that no two begin alike
 
 
 class Pool(Protocol):
@@ -135,10 +136,9 @@ class HostDriver:
         num_envs = min(episodes, 8)
         pool = self._evaluation_pool(num_envs)
         shape = (self.num_runs, num_envs)
-        key = jax.random.key(seed)
         result: list[np.ndarray] = []
         for number in range(-(-episodes // num_envs)):
-            obs = pool.reset(seed + number)
+            obs, key = pool.reset(seed * EVALUATION_ROUNDS + number), jax.random.fold_in(jax.random.key(seed), number)
             returns, alive = np.zeros(shape, np.float32), np.ones(shape, bool)
             for step in range(self.spec.max_episode_steps or NO_LIMIT):
                 action = self._eval_act[explore](state, obs.reshape(*shape, *obs.shape[1:]), key, np.int32(step))

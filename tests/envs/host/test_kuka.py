@@ -253,6 +253,17 @@ def test_size_and_noise_of_commands(make):
     np.testing.assert_allclose(sizes.std(0), 0.002, rtol=0.05)
 
 
+@pytest.mark.parametrize("options", [{"is_discrete": False}, JOINTS])
+def test_an_action_that_is_not_finite_is_refused(make, options):
+    env = make(**options)
+    first, _ = env.reset(seed=0)
+    action = np.zeros(env.action_space.shape, np.float32)
+    action[-1] = np.nan
+    with pytest.raises(ValueError, match="is not finite"):
+        env.step(action)
+    np.testing.assert_array_equal(env.reset(seed=0)[0], first)
+
+
 def test_workspace_bounds_the_commanded_point(make):
     for random_target, bounds in ((False, (0.65, 0.22)), (True, (0.65, 0.30))):
         env = make(random_target=random_target)

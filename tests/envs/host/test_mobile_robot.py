@@ -227,9 +227,18 @@ def test_bad_reset_options_are_named(make, options, message) -> None:
         make().reset(seed=0, options=options)
 
 
-@pytest.mark.parametrize(("is_discrete", "action"), [(True, 4), (True, -1), (False, 1), (False, [0.0, 0.0, 0.0])])
+@pytest.mark.parametrize(
+    ("is_discrete", "action"),
+    [(True, 4), (True, -1), (True, 1.5), (True, np.array([1])), (False, 1), (False, [0.0, 0.0, 0.0])],
+)
 def test_bad_actions_are_refused(make, is_discrete, action) -> None:
     env = make(is_discrete=is_discrete)
     env.reset(seed=0)
     with pytest.raises(ValueError, match="action"):
         env.step(action)
+
+
+@pytest.mark.parametrize("name", ["getTargetPos", "getGroundTruth", "getSRLState"])
+def test_nothing_is_told_before_the_first_reset(make, name) -> None:
+    with pytest.raises(gym.error.ResetNeeded, match=r"call reset\(\) first"):
+        getattr(make(), name)()

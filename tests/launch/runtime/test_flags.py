@@ -215,7 +215,7 @@ def test_a_free_algorithm_declares_its_own_flags(free):
     assert config_and_hyper(args) == ({}, {})
     assert parse("--algo free -c --hyperparam momentum:0.25").momentum == 0.25
     assert "did you mean quick" in refusal("--algo free -c --kind quik")
-    assert "expected a number" in refusal("--algo free -c --momentum x")
+    assert "expected a finite number" in refusal("--algo free -c --momentum x")
     assert "did you mean momentum" in refusal("--algo free -c --hyperparam momentun:1")
     assert "--loud belongs to free, not ppo2" in refusal("--loud")
     assert "no hyperparameter momentum to sweep" in refusal("--algo free -c --sweep momentum:0.1,0.2")
@@ -420,3 +420,13 @@ def test_verbose_shows_where_an_error_came_from(capsys):
     assert ending(ValueError("sizes differ"), verbose=True) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err and err.endswith("\nerror: sizes differ\n")
+
+
+def test_a_reader_may_leave_early():
+    """`--help | head` ends without a word about the closed pipe."""
+    command = [sys.executable, ROOT / "launch" / "train.py", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
