@@ -1,4 +1,4 @@
-"""The arena of MobileRobotGymEnv-v0: numbers that the PyBullet environment, its JAX twin and the renderers share.
+"""The arena of the mobile robot: numbers that the PyBullet environments, the JAX twin and the renderers share.
 
 Lengths in metres. A wheeled robot moves in a square arena; its position is the middle of its rear axle and it always
 heads towards +x. Light: imports nothing.
@@ -21,6 +21,9 @@ POSITION_LOW = (COLLISION_MARGIN + ROBOT_LENGTH / 2, COLLISION_MARGIN + ROBOT_WI
 POSITION_HIGH = (ARENA_SIZE - POSITION_LOW[0], ARENA_SIZE - POSITION_LOW[1])
 START_LOW, START_HIGH = ARENA_SIZE / 2 - ARENA_SIZE / 3, ARENA_SIZE / 2 + ARENA_SIZE / 3
 TARGET_POSITION = (3.6, 3.0)
+SECOND_TARGET_POSITION = (0.4, 3.0)  # of MobileRobot2TargetGymEnv-v0
+LINE_POSITION = 3.6  # x of the strip of MobileRobotLineTargetGymEnv-v0
+LINE_OFFSET, LINE_REWARD_DISTANCE = 0.2, 0.1  # where on the strip the target lies: towards -x from its middle
 RANDOM_TARGET_LOW, RANDOM_TARGET_HIGH = 0.4, 3.6
 
 WALL_LENGTH, WALL_WIDTH, WALL_HEIGHT = 4.0, 0.1, 0.1
@@ -50,6 +53,6 @@ def check_options(srl_model: str, action_repeat: int, image_size: int) -> None:
     if srl_model not in SRL_MODELS:
         raise ValueError(f"unknown srl_model {srl_model!r}: choose one of {', '.join(SRL_MODELS)}")
     if action_repeat != 1:
-        raise ValueError(f"action_repeat is {action_repeat}: {ENV_ID} moves once per step, it must be 1")
+        raise ValueError(f"action_repeat is {action_repeat}: a mobile robot moves once per step, it must be 1")
     if image_size < 1:
         raise ValueError(f"image_size is {image_size}: it must be at least 1 pixel")

@@ -27,6 +27,7 @@ class ThreadingType(Enum):
 
 
 _SRL_ENV = "envs.host.srl_env:SRLGymEnv"
+_MOBILE_ROBOT = "envs.host.mobile_robot:MobileRobotGymEnv"
 
 # NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class as "module:Class" is loaded by `resolve` only.
 registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingType]] = {
@@ -36,12 +37,15 @@ registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingT
         PlottingType.PLOT_3D,
         ThreadingType.PROCESS,
     ),
-    "MobileRobotGymEnv-v0": (
-        "envs.host.mobile_robot:MobileRobotGymEnv",
-        _SRL_ENV,
-        PlottingType.PLOT_2D,
-        ThreadingType.PROCESS,
-    ),
+    **{
+        f"{name}-v0": (f"envs.host.mobile_robot:{name}", superclass, PlottingType.PLOT_2D, ThreadingType.PROCESS)
+        for name, superclass in (
+            ("MobileRobotGymEnv", _SRL_ENV),
+            ("MobileRobot2TargetGymEnv", _MOBILE_ROBOT),
+            ("MobileRobot1DGymEnv", _MOBILE_ROBOT),
+            ("MobileRobotLineTargetGymEnv", _MOBILE_ROBOT),
+        )
+    },
 }
 
 # NAME: device environment with the same id, spaces, constants and rewards, written in JAX (`--simulator=jax`).

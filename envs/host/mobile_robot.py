@@ -1,4 +1,4 @@
-"""MobileRobotGymEnv-v0: a wheeled robot drives to a target in a walled arena (PyBullet)."""
+"""A wheeled robot drives to a target in a walled arena: MobileRobotGymEnv-v0 and its variants (PyBullet)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ DISCRETE_MOVES = np.array(arena.DISCRETE_MOVES, np.float32)
 POSITION_LOW = np.array(arena.POSITION_LOW, np.float32)
 POSITION_HIGH = np.array(arena.POSITION_HIGH, np.float32)
 STEP_LENGTH = np.float32(arena.STEP_LENGTH)
-REWARD_DISTANCE = np.float32(arena.REWARD_DISTANCE)
-CAMERA = Camera(
-    target=(*arena.CAMERA_CENTRE, 0.0), distance=arena.CAMERA_HEIGHT, yaw=90.0, pitch=-90.0, fov=arena.CAMERA_FOV
-)
+YELLOW, RED = (1.0, 1.0, 0.0, 1.0), (0.8, 0.0, 0.0, 1.0)
+
+
+def _camera_above(x: float, y: float) -> Camera:
+    """A camera that looks straight down on a point of the floor."""
+    return Camera(target=(x, y, 0.0), distance=arena.CAMERA_HEIGHT, yaw=90.0, pitch=-90.0, fov=arena.CAMERA_FOV)
 
 
 class MobileRobotGymEnv(SRLGymEnv):
@@ -60,6 +62,11 @@ class MobileRobotGymEnv(SRLGymEnv):
 
     srl_models: ClassVar[tuple[str, ...]] = arena.SRL_MODELS
     MAX_STEPS = arena.MAX_STEPS
+    NUM_AXES: ClassVar[int] = 2  # along which the robot moves, x first
+    REWARD_DISTANCE: ClassVar[float] = arena.REWARD_DISTANCE
+    WALLS: ClassVar[Sequence[tuple]] = arena.WALLS
+    CAMERA: ClassVar[Camera] = _camera_above(*arena.CAMERA_CENTRE)
+    TARGET_SHAPE: ClassVar[tuple[int, ...]] = (2,)  # of the reset option "target"
 
     def __init__(
         self,
@@ -86,49 +93,50 @@ class MobileRobotGymEnv(SRLGymEnv):
         )
         self.action_space: gym.spaces.Space[Any]
         if is_discrete:
-            self.action_space = gym.spaces.Discrete(arena.N_DISCRETE_ACTIONS)
+            self.action_space = gym.spaces.Discrete(2 * self.NUM_AXES)
         else:
-            self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+            self.action_space = gym.spaces.Box(-1.0, 1.0, (self.NUM_AXES,), np.float32)
         self.max_episode_steps = self.MAX_STEPS + 1
+        self._moves = DISCRETE_MOVES[: 2 * self.NUM_AXES, : self.NUM_AXES]
+        self._low, self._high = POSITION_LOW[: self.NUM_AXES], POSITION_HIGH[: self.NUM_AXES]
+        self._reach = np.float32(self.REWARD_DISTANCE)
 
     def getTargetPos(self) -> np.ndarray:
-        """Position of the target [m], float32 [2]."""
+        """Position of the target [m], float32, along the axes on which it lies: [2], or [1] for x alone."""
         self._require_client()
         return self._target_position.copy()
 
     def getGroundTruth(self) -> np.ndarray:
-        """Position of the robot, the middle of its rear axle [m], float32 [2]."""
+        """Position of the robot, the middle of its rear axle [m], float32 [2], or [1] where it moves along x only."""
         self._require_client()
         return self._robot_position.copy()
 
     def getGroundTruthDim(self) -> int:
-        """2: x, y."""
-        return 2
+        """2: x, y; or 1: x."""
+        return self.NUM_AXES
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode: bodies are moved, the scene is loaded only the first time.
 
         Args:
             seed: Seed of this and the following episodes; the same seed gives the same episode.
-            options: "robot" and "target", each (x, y) in metres, put these there instead of where the draw put them.
+            options: "robot" and "target", positions in metres along their axes, put these there instead of where the
+                draw put them.
 
         Returns:
             The first observation and an empty dict.
 
         Raises:
-            ValueError: an unknown option, or a position that is not two finite numbers.
+            ValueError: an unknown option, or a position that is not as many finite numbers as there are axes.
         """
         super().reset(seed=seed, options=options)
-        chosen = _positions(options or {})
-        robot = self.np_random.uniform(arena.START_LOW, arena.START_HIGH, 2)
-        target = np.array(arena.TARGET_POSITION)
-        if self.random_target:
-            target = self.np_random.uniform(arena.RANDOM_TARGET_LOW, arena.RANDOM_TARGET_HIGH, 2)
+        chosen = _positions(options or {}, {"robot": (self.NUM_AXES,), "target": self.TARGET_SHAPE})
+        robot = self.np_random.uniform(arena.START_LOW, arena.START_HIGH, self.NUM_AXES)
+        target = self._draw_target()
         self._robot_position = chosen.get("robot", robot.astype(np.float32))
-        self._target_position = chosen.get("target", target.astype(np.float32))
         if self._client is None:
             self._build()
-        self._place(self._target, self._target_position)
+        self._set_target(chosen.get("target", target.astype(np.float32)))
         self._place(self._robot, self._robot_position)
         self._steps = 0
         return self._observe(), {}
@@ -137,7 +145,7 @@ class MobileRobotGymEnv(SRLGymEnv):
         """Move once.
 
         Args:
-            action: An integer below 4, or an array [2].
+            action: An integer below 4, or an array [2]; where the robot moves along x only, below 2, or [1].
 
         Returns:
             Observation, reward, terminated (never), truncated (the time limit cut the episode), and an empty dict.
@@ -148,7 +156,7 @@ class MobileRobotGymEnv(SRLGymEnv):
         """
         client = self._require_client()
         goal = self._robot_position + self._move(action)
-        bumped = not bool(np.all((goal >= POSITION_LOW) & (goal <= POSITION_HIGH)))
+        bumped = not bool(np.all((goal >= self._low) & (goal <= self._high)))
         if not bumped:
             self._robot_position = goal
             self._place(self._robot, goal)
@@ -156,69 +164,167 @@ class MobileRobotGymEnv(SRLGymEnv):
         if self.render_mode == "human":
             time.sleep(1.0 / 240.0)
         self._steps += 1
-        return self._observe(), self._reward(bumped), False, self._steps > self.MAX_STEPS, {}
+        reward = self._reward(bumped)  # first: once a target is reached, the observation is relative to the next
+        return self._observe(), reward, False, self._steps > self.MAX_STEPS, {}
 
     def _cameras(self) -> Sequence[Camera]:
         if not self.fpv:
-            return (CAMERA,)
-        x, y = self._robot_position.tolist()
+            return (self.CAMERA,)
+        x, y = _on_floor(self._robot_position)
         target = (x + arena.FPV_TARGET_AHEAD, y, arena.FPV_TARGET_HEIGHT)
-        return CAMERA, Camera(target, arena.FPV_DISTANCE, yaw=-90.0, pitch=arena.FPV_PITCH, fov=arena.FPV_FOV)
+        return self.CAMERA, Camera(target, arena.FPV_DISTANCE, yaw=-90.0, pitch=arena.FPV_PITCH, fov=arena.FPV_FOV)
 
     def _build(self) -> None:
-        """Load floor, walls, target and robot, all of them fixed."""
+        """Load floor, walls, targets and robot, all of them fixed."""
         client = self._connect()
         bodies = [p.loadURDF("plane.urdf", physicsClientId=client)]
-        for (x, y), along_x, rgb in arena.WALLS:
+        for (x, y), along_x, rgb in self.WALLS:
             turn = p.getQuaternionFromEuler((0.0, 0.0, 0.0 if along_x else math.pi / 2))
             wall = p.loadURDF(str(ASSETS / "wall.urdf"), (x, y, 0), turn, useFixedBase=True, physicsClientId=client)
             p.changeVisualShape(wall, -1, rgbaColor=(*rgb, 1), physicsClientId=client)
             bodies.append(wall)
-        self._target: int = p.loadURDF(str(ASSETS / "cylinder.urdf"), useFixedBase=True, physicsClientId=client)
+        self._targets = self._load_targets(client)
         self._robot: int = p.loadURDF("racecar/racecar.urdf", useFixedBase=True, physicsClientId=client)
-        for body in (*bodies, self._target, self._robot):
+        for body in (*bodies, *self._targets, self._robot):
             for link in range(-1, p.getNumJoints(body, physicsClientId=client)):
                 p.setCollisionFilterGroupMask(body, link, 0, 0, physicsClientId=client)
 
+    def _draw_target(self) -> np.ndarray:
+        """Where the target of a new episode lies [m], [*TARGET_SHAPE]."""
+        if self.random_target:
+            return self.np_random.uniform(arena.RANDOM_TARGET_LOW, arena.RANDOM_TARGET_HIGH, self.TARGET_SHAPE)
+        return np.array(arena.TARGET_POSITION[: self.TARGET_SHAPE[-1]])
+
+    def _set_target(self, target: np.ndarray) -> None:
+        """Put the target at a position, float32 [*TARGET_SHAPE]."""
+        self._target_position = target
+        self._place(self._targets[0], target)
+
+    def _load_targets(self, client: int) -> list[int]:
+        """Load the bodies of the targets."""
+        return [p.loadURDF(str(ASSETS / "cylinder.urdf"), useFixedBase=True, physicsClientId=client)]
+
     def _place(self, body: int, position: np.ndarray) -> None:
-        """Put a body on the floor at (x, y)."""
-        x, y = position.tolist()
+        """Put a body on the floor."""
+        x, y = _on_floor(position)
         p.resetBasePositionAndOrientation(body, (x, y, 0.0), HEADING_X, physicsClientId=self._client)
 
     def _move(self, action: Any) -> np.ndarray:
-        """Displacement [m] that an action asks for, float32 [2]."""
+        """Displacement [m] that an action asks for, float32 [NUM_AXES]."""
         if self.is_discrete:
             try:  # several times faster than asking the action space
                 move = operator.index(action)
             except TypeError:
                 move = -1
-            if not 0 <= move < arena.N_DISCRETE_ACTIONS:
-                raise ValueError(f"action {action} is not an integer from 0 to {arena.N_DISCRETE_ACTIONS - 1}")
-            return DISCRETE_MOVES[move]
+            if not 0 <= move < len(self._moves):
+                raise ValueError(f"action {action} is not an integer from 0 to {len(self._moves) - 1}")
+            return self._moves[move]
         action = np.asarray(action, dtype=np.float32)
-        if action.shape != (2,):
-            raise ValueError(f"an action of shape {action.shape} was given: expected (2,)")
+        if action.shape != (self.NUM_AXES,):
+            raise ValueError(f"an action of shape {action.shape} was given: expected ({self.NUM_AXES},)")
         return np.clip(action * STEP_LENGTH, -STEP_LENGTH, STEP_LENGTH)
 
     def _reward(self, bumped: bool) -> float:
         """Reward of the step just made."""
-        dx, dy = self._robot_position - self._target_position
-        squared = dx * dx + dy * dy
+        offset = self._robot_position[: len(self._target_position)] - self._target_position
+        squared = sum(delta * delta for delta in offset)
+        near = squared <= self._reach * self._reach
+        if near:
+            self._arrive()
         if self.shape_reward:
             return -float(np.sqrt(squared))
         if bumped:
             return -1.0
-        return 1.0 if squared <= REWARD_DISTANCE * REWARD_DISTANCE else 0.0
+        return 1.0 if near else 0.0
+
+    def _arrive(self) -> None:
+        """What happens when the robot is within reach of its target: nothing, the episode goes on."""
 
 
-def _positions(options: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The positions that the options of a reset choose, float32 [2] each."""
+class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
+    """Drive to the yellow target, then to the red one.
+
+    As `MobileRobotGymEnv`, but there are two targets: (3.6, 3.0) and (0.4, 3.0), or with `random_target` both at
+    random. The observation, the reward and `getTargetPos` are about the first until it is reached, then about the
+    second. The reset option "target" is [[x, y], [x, y]].
+    """
+
+    TARGET_SHAPE: ClassVar[tuple[int, ...]] = (2, 2)
+
+    def _draw_target(self) -> np.ndarray:
+        if self.random_target:
+            return super()._draw_target()
+        return np.array([arena.TARGET_POSITION, arena.SECOND_TARGET_POSITION])
+
+    def _set_target(self, target: np.ndarray) -> None:
+        self._both = target
+        self._target_position = target[0]
+        for body, position in zip(self._targets, target, strict=True):
+            self._place(body, position)
+
+    def _load_targets(self, client: int) -> list[int]:
+        targets = [*super()._load_targets(client), *super()._load_targets(client)]
+        p.changeVisualShape(targets[1], -1, rgbaColor=RED, physicsClientId=client)
+        return targets
+
+    def _arrive(self) -> None:
+        self._target_position = self._both[1]
+
+
+class MobileRobot1DGymEnv(MobileRobotGymEnv):
+    """Drive along a line to a target on it.
+
+    As `MobileRobotGymEnv`, but the robot stands on the wall y = 0 and moves along x: discrete actions 0: -x, 1: +x, or
+    continuous ones Box(-1, 1, 1); states are x alone. The target is at x = 3.6, or with `random_target` anywhere in
+    [0.4, 3.6]. There is only that wall, and the camera looks down on (2, 0).
+    """
+
+    NUM_AXES: ClassVar[int] = 1
+    TARGET_SHAPE: ClassVar[tuple[int, ...]] = (1,)
+    WALLS: ClassVar[Sequence[tuple]] = arena.WALLS[:1]
+    CAMERA: ClassVar[Camera] = _camera_above(arena.CAMERA_CENTRE[0], 0.0)
+
+
+class MobileRobotLineTargetGymEnv(MobileRobotGymEnv):
+    """Drive to a line across the arena.
+
+    As `MobileRobotGymEnv`, but the target is the line 0.2 m before the middle of a yellow strip along y, which lies at
+    x = 3.6, or with `random_target` anywhere in [0.4, 3.6]; within reach is 0.1 m. Only x counts: in a state, only x is
+    relative to the target. The reset option "target" is [x] of the strip.
+    """
+
+    REWARD_DISTANCE: ClassVar[float] = arena.LINE_REWARD_DISTANCE
+    TARGET_SHAPE: ClassVar[tuple[int, ...]] = (1,)
+
+    def _draw_target(self) -> np.ndarray:
+        return super()._draw_target() if self.random_target else np.array([arena.LINE_POSITION])
+
+    def _set_target(self, target: np.ndarray) -> None:
+        self._target_position = target - np.float32(arena.LINE_OFFSET)
+        position = (float(target[0]), arena.ARENA_SIZE / 2, -0.045)
+        turn = p.getQuaternionFromEuler((0.0, 0.0, math.pi / 2))
+        p.resetBasePositionAndOrientation(self._targets[0], position, turn, physicsClientId=self._client)
+
+    def _load_targets(self, client: int) -> list[int]:
+        strip = p.loadURDF(str(ASSETS / "wall_target.urdf"), useFixedBase=True, physicsClientId=client)
+        p.changeVisualShape(strip, -1, rgbaColor=YELLOW, physicsClientId=client)
+        return [strip]
+
+
+def _on_floor(position: np.ndarray) -> tuple[float, float]:
+    """(x, y) of a position [1] or [2]; y is 0 where it is not given."""
+    x, *y = position.tolist()
+    return x, (y[0] if y else 0.0)
+
+
+def _positions(options: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """The positions that the options of a reset choose, float32 of these shapes."""
     positions = {}
     for name, value in options.items():
-        if name not in ("robot", "target"):
+        if name not in shapes:
             raise ValueError(f"unknown reset option {name!r}: choose robot or target")
         position = np.asarray(value, dtype=np.float32)
-        if position.shape != (2,) or not np.all(np.isfinite(position)):
-            raise ValueError(f"reset option {name} is {value!r}: it must be a position (x, y) in metres")
+        if position.shape != shapes[name] or not np.all(np.isfinite(position)):
+            raise ValueError(f"reset option {name} is {value!r}: expected metres of shape {shapes[name]}")
         positions[name] = position
     return positions

@@ -122,10 +122,14 @@ class SRLGymEnv(gym.Env[np.ndarray, Any], ABC):
         return self.getGroundTruthDim()
 
     def getSRLState(self) -> np.ndarray:
-        """The state observation, float32 [getObservationDim()]: the ground truth, less the target when relative."""
-        state = self.getGroundTruth()
+        """The state observation, float32 [getObservationDim()]: the ground truth, less the target when relative.
+
+        A target on fewer axes than the ground truth, the first ones, leaves the others as they are.
+        """
+        state = np.array(self.getGroundTruth())
         if self.relative_pos:
-            state = state - self.getTargetPos()
+            target = self.getTargetPos()
+            state[: len(target)] -= target
         return np.asarray(state, dtype=np.float32)
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]

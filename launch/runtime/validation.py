@@ -122,7 +122,7 @@ def _constructor_keywords(env: str, simulator: str) -> set[str] | None:
 
 
 def _signature(module: str, name: str) -> set[str] | None:
-    """Read the argument names of `module:name`'s constructor from its source, None where it is inherited."""
+    """Read the argument names of `module:name`'s constructor from its source, None where another file has it."""
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or []) if spec else []
@@ -133,7 +133,10 @@ def _signature(module: str, name: str) -> set[str] | None:
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name == "__init__":
                     return {arg.arg for arg in (*method.args.args, *method.args.kwonlyargs)}
-            return None if node.bases or node.decorator_list else set()
+            if not node.bases and not node.decorator_list:
+                return set()
+            base = node.bases[0] if node.bases else None
+            return _signature(module, base.id) if isinstance(base, ast.Name) and not node.decorator_list else None
     return None
 
 

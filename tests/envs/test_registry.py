@@ -13,7 +13,8 @@ from envs.registry import PlottingType, ThreadingType, registered_env, registere
 
 
 def test_entries_resolve() -> None:
-    assert list(registered_env) == ["KukaButtonGymEnv-v0", "MobileRobotGymEnv-v0"]
+    mobile = [f"MobileRobot{kind}GymEnv-v0" for kind in ("", "2Target", "1D", "LineTarget")]
+    assert list(registered_env) == ["KukaButtonGymEnv-v0", *mobile]
     for name, (entry, parent, plot, threading) in registered_env.items():
         cls = resolve(entry)
         assert issubclass(cls, resolve(parent)) and issubclass(cls, gymnasium.Env), name

@@ -166,7 +166,7 @@ def test_reset_moves_the_bodies_of_a_scene_loaded_once(make) -> None:
         env.step(TOWARDS_MINUS_X)
         robot, _ = p.getBasePositionAndOrientation(env._robot, physicsClientId=client)
         np.testing.assert_allclose(robot[:2], np.subtract(position, (0.1, 0.0)), atol=1e-6)
-        target, _ = p.getBasePositionAndOrientation(env._target, physicsClientId=client)
+        target, _ = p.getBasePositionAndOrientation(env._targets[0], physicsClientId=client)
         np.testing.assert_allclose(target[:2], (3.0, 1.0), atol=1e-6)
     assert p.getNumBodies(physicsClientId=client) == bodies
 
