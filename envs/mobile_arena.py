@@ -6,7 +6,6 @@ heads towards +x. Light: imports nothing.
 
 from __future__ import annotations
 
-ENV_ID = "MobileRobotGymEnv-v0"
 SRL_MODELS = ("ground_truth", "raw_pixels")
 
 MAX_STEPS = 250  # an episode is cut once the counter exceeds this: MAX_STEPS + 1 steps are played
@@ -23,6 +22,7 @@ START_LOW, START_HIGH = ARENA_SIZE / 2 - ARENA_SIZE / 3, ARENA_SIZE / 2 + ARENA_
 TARGET_POSITION = (3.6, 3.0)
 SECOND_TARGET_POSITION = (0.4, 3.0)  # of MobileRobot2TargetGymEnv-v0
 LINE_POSITION = 3.6  # x of the strip of MobileRobotLineTargetGymEnv-v0
+LINE_WIDTH, LINE_TOP = 0.5, 0.005
 LINE_OFFSET, LINE_REWARD_DISTANCE = 0.2, 0.1  # where on the strip the target lies: towards -x from its middle
 RANDOM_TARGET_LOW, RANDOM_TARGET_HIGH = 0.4, 3.6
 

@@ -301,7 +301,7 @@ class MobileRobotLineTargetGymEnv(MobileRobotGymEnv):
 
     def _set_target(self, target: np.ndarray) -> None:
         self._target_position = target - np.float32(arena.LINE_OFFSET)
-        position = (float(target[0]), arena.ARENA_SIZE / 2, -0.045)
+        position = (float(target[0]), arena.ARENA_SIZE / 2, arena.LINE_TOP - 0.05)
         turn = p.getQuaternionFromEuler((0.0, 0.0, math.pi / 2))
         p.resetBasePositionAndOrientation(self._targets[0], position, turn, physicsClientId=self._client)
 

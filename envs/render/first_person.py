@@ -1,4 +1,4 @@
-"""The camera that rides on the robot of MobileRobotGymEnv-v0 and looks along its heading, in JAX.
+"""The camera that rides on the mobile robot and looks along its heading, in JAX.
 
 The camera never turns, so the robot's own bonnet, the sky and the rays are the same in every picture; only where the
 rays meet the floor, the walls and the target has to be worked out for each frame.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs import mobile_arena as arena
-from envs.render.mobile_scene import ROBOT, TARGET, WALLS, Renderer
+from envs.render.mobile_scene import ONE_TARGET, ROBOT, Renderer, Scene
 from envs.render.solids import SKY, Rays, floor_colour, moved, pixel_grid, trace, unpack
 
 FAR = 100.0  # depth at which PyBullet's camera stops drawing (m)
@@ -22,8 +22,8 @@ FAR = 100.0  # depth at which PyBullet's camera stops drawing (m)
 class FirstPersonRenderer(Renderer):
     """The view along the robot's heading; see `Renderer`. Row 0 is the highest, column 0 the leftmost."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, scene: Scene = ONE_TARGET) -> None:
+        self.size, self.scene = size, scene
         everything = _rays(size, 0)
         # Everything stands on the floor and below the camera: rows above the horizon show only sky.
         self._horizon = int(np.sum(-everything.direction[2] * FAR < everything.origin[2]))
@@ -35,13 +35,14 @@ class FirstPersonRenderer(Renderer):
         reach, bonnet = trace(ROBOT, rays, np.full(shape, SKY), np.full(shape, np.inf), np)
         self._on_robot, self._bonnet = np.isfinite(reach), bonnet
 
-    def __call__(self, robot: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(self, robot: jax.Array, targets: jax.Array) -> jax.Array:
         """See `Renderer`."""
         rays = moved(self._rays, -robot[0], -robot[1])
         depth = jnp.asarray(self._depth)
         x, y = (rays.origin[axis] + depth * rays.direction[axis] for axis in (0, 1))
-        depth, colour = trace(WALLS, rays, floor_colour(x, y, jnp), depth, jnp)
-        _, colour = trace((TARGET,), moved(rays, target[0], target[1]), colour, depth, jnp)
+        depth, colour = trace(self.scene.walls, rays, floor_colour(x, y, jnp), depth, jnp)
+        for target, position in zip(self.scene.targets, targets, strict=True):
+            depth, colour = trace((target.solid,), moved(rays, position[0], position[1]), colour, depth, jnp)
         colour = jnp.where(self._on_robot, self._bonnet, colour)
         sky = jnp.full((self._horizon, self.size), SKY)
         return unpack(jnp.concatenate([sky, colour]))

@@ -1,8 +1,8 @@
-"""What the pictures of MobileRobotGymEnv-v0 show, as solids: walls, target and robot; and what draws them."""
+"""What the pictures of the mobile robot show, as solids: walls, targets and robot; and what draws them."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 
@@ -12,6 +12,7 @@ from envs.render.solids import Box, Disc, Rgb, Solid, Wheel
 _BLUE: Rgb = (0.0, 0.0, 0.8)
 _WHITE: Rgb = (1.0, 1.0, 1.0)
 _RED: Rgb = (0.8, 0.0, 0.0)
+_YELLOW: Rgb = (1.0, 1.0, 0.0)
 # Cylinders (radius, and sides along y) that cover as much of a picture as the wheels with their rounded shoulders.
 _WHEEL_LEFT, _WHEEL_RIGHT = (0.048, 0.104, 0.141), (0.048, -0.141, -0.104)
 # Mean colours of the lit, textured wheels, measured on PyBullet's pictures.
@@ -29,9 +30,41 @@ def _wall(centre: tuple[float, float], along_x: bool, rgb: Rgb) -> Box:
 # Their tops lie at one height: where two cross, PyBullet shows the one loaded last and `trace` the one traced first.
 WALLS: tuple[Box, ...] = tuple(_wall(*wall) for wall in reversed(arena.WALLS))
 
-# PyBullet draws the disc of radius 0.18 as a polygon of 20 sides; this is the circle of the same area.
-TARGET = Disc(0.179, 0.03, (1.0, 1.0, 0.0))
-TARGET_RADIUS = 0.18
+Extent = tuple[tuple[float, float, float], tuple[float, float, float]]  # lowest and highest corner
+
+
+class Target(NamedTuple):
+    """A body at a position of its own, and the box around it, both about that position."""
+
+    solid: Solid
+    extent: Extent
+
+
+class Scene(NamedTuple):
+    """What stands in the arena, and the point of the floor that the camera from above looks down on."""
+
+    walls: tuple[Box, ...]
+    targets: tuple[Target, ...]
+    camera_centre: tuple[float, float]
+
+
+def _disc(rgb: Rgb) -> Target:
+    """A target to drive to."""
+    # PyBullet draws the disc of radius 0.18 as a polygon of 20 sides; this is the circle of the same area.
+    return Target(Disc(0.179, 0.03, rgb), ((-0.18, -0.18, 0.0), (0.18, 0.18, 0.03)))
+
+
+def _strip() -> Target:
+    """A line across the arena, as far as it shows between the walls."""
+    half_x, half_y = arena.LINE_WIDTH / 2, (arena.ARENA_SIZE - arena.WALL_WIDTH) / 2
+    low, high = (-half_x, -half_y, arena.LINE_TOP - 0.1), (half_x, half_y, arena.LINE_TOP)
+    return Target(Box(low, high, _YELLOW), ((*low[:2], 0.0), high))
+
+
+ONE_TARGET = Scene(WALLS, (_disc(_YELLOW),), arena.CAMERA_CENTRE)
+TWO_TARGETS = Scene(WALLS, (_disc(_YELLOW), _disc(_RED)), arena.CAMERA_CENTRE)
+LINE_TARGET = Scene(WALLS, (_strip(),), arena.CAMERA_CENTRE)
+ONE_DIMENSION = Scene(WALLS[-1:], (_disc(_YELLOW),), (arena.CAMERA_CENTRE[0], 0.0))
 
 # The racecar of pybullet_data, its origin on the floor under the middle of the rear axle, heading +x.
 ROBOT: tuple[Solid, ...] = (
@@ -57,16 +90,17 @@ class Renderer(Protocol):
 
     Args:
         size: Width and height in pixels.
+        scene: What it looks at.
     """
 
-    def __init__(self, size: int) -> None: ...
+    def __init__(self, size: int, scene: Scene = ONE_TARGET) -> None: ...
 
-    def __call__(self, robot: jax.Array, target: jax.Array) -> jax.Array:
+    def __call__(self, robot: jax.Array, targets: jax.Array) -> jax.Array:
         """Draw one picture.
 
         Args:
             robot: float32 [2], x and y of the robot (m).
-            target: float32 [2], x and y of the target (m).
+            targets: float32 [n, 2], x and y of each target of the scene (m).
 
         Returns:
             uint8 [size, size, 3]

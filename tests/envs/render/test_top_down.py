@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.render.mobile_scene import ROBOT, TARGET
+from envs.render.mobile_scene import ONE_TARGET, ROBOT
 from envs.render.solids import Box, Disc, Rays, Wheel, brightness, moved, pack, trace, unpack
 from envs.render.top_down import TopDownRenderer
 
@@ -19,7 +19,7 @@ def draw_without_windows(renderer: TopDownRenderer, robot: np.ndarray, target: n
     pixels = np.arange(renderer.size)
     rays = renderer._rays(pixels[:, None], pixels[None, :])
     frame = renderer._background
-    for position, solids in ((target, (TARGET,)), (robot, ROBOT)):
+    for position, solids in ((target, (ONE_TARGET.targets[0].solid,)), (robot, ROBOT)):
         shape = frame.shape[:2]
         distance, colour = trace(solids, moved(rays, *position), np.zeros(shape, np.uint32), np.full(shape, np.inf), np)
         frame = np.where(np.isfinite(distance)[..., None], unpack(colour), frame)
@@ -35,7 +35,7 @@ def test_windows_hold_the_whole_robot_and_target(size) -> None:
     robots = np.array([*corners, *rng.uniform(LOW, HIGH, (8, 2))], np.float32)
     targets = np.array([*np.clip(corners, 0.4, 3.6), *rng.uniform(0.4, 3.6, (8, 2))], np.float32)
     for robot, target in zip(robots, targets, strict=True):
-        ours, whole = draw(robot, target), draw_without_windows(renderer, robot, target)
+        ours, whole = draw(robot, target[None]), draw_without_windows(renderer, robot, target)
         # float32 may round a ray to the other side of an edge; colours may differ by a unit.
         different = np.abs(np.asarray(ours).astype(int) - whole).max(axis=-1) > 1
         assert different.sum() <= 3
@@ -43,8 +43,8 @@ def test_windows_hold_the_whole_robot_and_target(size) -> None:
 
 def test_only_the_windows_differ_between_situations() -> None:
     draw = jax.jit(TopDownRenderer(64).__call__)
-    first = np.asarray(draw(jnp.array([1.0, 1.0]), jnp.array([3.0, 1.0])))
-    second = np.asarray(draw(jnp.array([3.0, 3.0]), jnp.array([1.0, 3.0])))
+    first = np.asarray(draw(jnp.array([1.0, 1.0]), jnp.array([[3.0, 1.0]])))
+    second = np.asarray(draw(jnp.array([3.0, 3.0]), jnp.array([[1.0, 3.0]])))
     changed = np.any(first != second, axis=-1)
     assert 0 < changed.mean() < 0.1
 
