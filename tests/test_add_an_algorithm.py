@@ -121,7 +121,7 @@ def test_a_trained_model_is_played_by_enjoy(trained_run, request, folder):
     assert result.returncode == 0 and "2 episodes, mean return" in result.stdout, result.stderr
     result = subprocess.run(command, **options)
     assert result.returncode == 2
-    assert f"is of {trained_run}, which is not registered: --plugin=MODULE imports one of yours" in result.stderr
+    assert f"'{trained_run}' is not registered: --plugin=MODULE imports one of yours" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ def find_subject(path: str | Path, which: str | None) -> Subject:
     record = read_run(home or path)
     algo = record.args.get("algo")
     if algo not in registered_rl:
-        raise ValueError(f"run folder {record.folder}: its algorithm {algo!r} is not registered")
+        raise ValueError(
+            f"run folder {record.folder}: its algorithm {algo!r} is not registered: --plugin=MODULE imports one of yours"
+        )
     if issubclass(algorithm_class(algo), JaxAlgorithm):
         model = find_model(path, which)
         return Subject(algo, model, read_options(read_info(model)), record.folder)
