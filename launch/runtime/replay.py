@@ -102,7 +102,7 @@ def find_subject(path: str | Path, which: str | None) -> Subject:
     algo = record.args.get("algo")
     if algo not in registered_rl:
         raise ValueError(
-            f"run folder {record.folder}: its algorithm {algo!r} is not registered: --plugin=MODULE imports one of yours"
+            f"run folder {record.folder}: {algo!r} is not registered: --plugin=MODULE imports one of yours"
         )
     if issubclass(algorithm_class(algo), JaxAlgorithm):
         model = find_model(path, which)

@@ -76,7 +76,7 @@ def damaged(run: Path, target: Path, file: str, content: str | None) -> Path:
     ("file", "content", "message"),
     [
         ("args.json", '{"algo": "pp', "args.json is truncated"),
-        ("args.json", '{"algo": "ppo9"}', "its algorithm 'ppo9' is not registered"),
+        ("args.json", '{"algo": "ppo9"}', "'ppo9' is not registered: --plugin=MODULE imports one of yours"),
         ("env_globals.json", None, "env_globals.json is missing"),
         ("ppo2_model/best/model.json", '{"algo": ', "model.json is truncated"),
         ("ppo2_model/best/model.json", '{"algo": "ppo2", "leaves": {}}', "does not say in which environment"),
