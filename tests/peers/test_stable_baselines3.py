@@ -20,6 +20,7 @@ import envs  # noqa: F401  registers the ids
 pytestmark = pytest.mark.peers
 
 KUKA, MOBILE = "KukaButtonGymEnv-v0", "MobileRobotGymEnv-v0"
+VARIANTS = tuple(f"MobileRobot{kind}GymEnv-v0" for kind in ("2Target", "1D", "LineTarget"))
 # stable-baselines3 warns about pictures below 36 x 36, which its default CNN cannot take.
 SMALLEST_PICTURE = 36
 PICTURES = {"srl_model": "raw_pixels"}
@@ -36,9 +37,15 @@ OBSERVATIONS = {
         "raw_pixels": PICTURES,
         "multi_view": {**PICTURES, "multi_view": True},
     },
-    MOBILE: {"ground_truth": {}, "raw_pixels": PICTURES, "fpv": {**PICTURES, "fpv": True}},
+    **{
+        env_id: {"ground_truth": {}, "raw_pixels": PICTURES, "fpv": {**PICTURES, "fpv": True}}
+        for env_id in (MOBILE, *VARIANTS)
+    },
 }
-KINDS_OF_ACTION = {KUKA: ("discrete", "continuous", "joints"), MOBILE: ("discrete", "continuous")}
+KINDS_OF_ACTION = {
+    KUKA: ("discrete", "continuous", "joints"),
+    **dict.fromkeys((MOBILE, *VARIANTS), ("discrete", "continuous")),
+}
 
 
 @pytest.fixture
