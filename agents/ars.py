@@ -75,6 +75,16 @@ def search_step(returns: jax.Array, directions: jax.Array, hyper: Hyper) -> tupl
     return scale * jnp.einsum("k,kda->da", gain, directions), spread
 
 
+def flat(acting: Acting, obs: jax.Array) -> jax.Array:
+    """Observations [N, *obs_shape] standardised and flattened, float32 [N, inputs]."""
+    return normalize(acting.stats, obs).reshape(obs.shape[0], -1).astype(jnp.float32)
+
+
+def outputs(acting: Acting, obs: jax.Array) -> jax.Array:
+    """The linear policy's outputs [N, outputs] for observations [N, *obs_shape]."""
+    return flat(acting, obs) @ acting.weights
+
+
 def make(spec: Spec, config: Config) -> Agent:
     """Build ARS for an environment. Environment 2k plays M + nu delta_k, environment 2k+1 plays M - nu delta_k.
 
@@ -94,12 +104,6 @@ def make(spec: Spec, config: Config) -> Agent:
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         stats = init_stats(spec.obs_shape) if standardise else ()
         return AgentState(Acting(jnp.zeros(shape[1:]), stats), draw(key, hyper))
-
-    def outputs(acting: Acting, obs: jax.Array) -> jax.Array:
-        return flat(acting, obs) @ acting.weights
-
-    def flat(acting: Acting, obs: jax.Array) -> jax.Array:
-        return normalize(acting.stats, obs).reshape(obs.shape[0], -1).astype(jnp.float32)
 
     def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict[str, Any]]:
         out = outputs(state.acting, obs)
