@@ -9,7 +9,6 @@ from __future__ import annotations
 SRL_MODELS = ("ground_truth", "raw_pixels")
 
 MAX_STEPS = 250  # an episode is cut once the counter exceeds this: MAX_STEPS + 1 steps are played
-N_DISCRETE_ACTIONS = 4
 STEP_LENGTH = 0.1
 DISCRETE_MOVES = ((-STEP_LENGTH, 0.0), (STEP_LENGTH, 0.0), (0.0, -STEP_LENGTH), (0.0, STEP_LENGTH))
 REWARD_DISTANCE = 0.4

@@ -70,3 +70,10 @@ class TimeStep(NamedTuple):
     reward: Any  # float32 []
     terminated: Any  # bool []
     truncated: Any  # bool []
+
+
+def relative_to(position: Any, target: Any) -> Any:
+    """A position [n] (m) relative to a target [m] (m) on its first m <= n axes; on the others it is left as it is."""
+    relative = position.copy()
+    relative[: len(target)] -= target
+    return relative

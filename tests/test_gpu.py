@@ -2,49 +2,66 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import chex
 import jax
 import numpy as np
 import pytest
 
+ROOT = Path(__file__).resolve().parents[1]
+# In a process of its own: a driver takes the devices of the default backend, which is chosen once.
+TRAIN = """
+import sys
+import jax, numpy as np
+jax.config.update("jax_default_matmul_precision", "highest")
 from agents.ppo2 import PPO2, make
 from envs.device.cartpole import CartPole
-from envs.device.mobile_robot import MobileRobotTwin
 from launch.runtime.drivers.device import DeviceDriver
+config, hyper = PPO2.configure({"num_cpu": 8, "n_steps": 32, "net_arch": (16, 16)})
+tree = PPO2.hyper_tree({name: np.full(1, value, np.float32) for name, value in hyper.items()})
+driver = DeviceDriver(CartPole(), make(CartPole.spec, config), tree, np.zeros(1, int), 10, max_chunk=1)
+driver.run(1)
+leaves = jax.tree.leaves(driver.acting())
+assert {device.platform for leaf in leaves for device in leaf.devices()} == {jax.default_backend()}
+np.savez(sys.argv[1], *leaves)
+"""
+DRAW = """
+import sys
+import jax, numpy as np
+from envs.device.mobile_robot import MobileRobotTwin
+env = MobileRobotTwin(srl_model="raw_pixels", random_target=True)
+_, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 16))
+np.savez(sys.argv[1], obs)
+"""
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.fixture(scope="module")
-def devices() -> dict[str, Any]:
-    """The first GPU and the CPU."""
+@pytest.fixture(autouse=True)
+def gpu() -> None:
+    """Skip where there is none."""
     if jax.default_backend() != "gpu":
         pytest.skip("no GPU")
-    return {"gpu": jax.devices()[0], "cpu": jax.devices("cpu")[0]}
 
 
-def trained(device: Any, iterations: int) -> Any:
-    """The policy after some iterations on a device, on the host."""
-    with jax.default_device(device), jax.default_matmul_precision("highest"):
-        config, hyper = PPO2.configure({"num_cpu": 8, "n_steps": 32, "net_arch": (16, 16)})
-        tree = PPO2.hyper_tree({name: np.full(1, value, np.float32) for name, value in hyper.items()})
-        env = CartPole()
-        driver = DeviceDriver(env, make(env.spec, config), tree, np.zeros(1, int), 10, max_chunk=iterations)
-        driver.run(iterations)
-        return jax.device_get(driver.acting())
+def computed(code: str, platform: str, folder: Path) -> list[np.ndarray]:
+    """Arrays that a program saves when it runs on a platform."""
+    target = folder / f"{platform}.npz"
+    environment = os.environ | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    subprocess.run([sys.executable, "-c", code, str(target)], check=True, cwd=ROOT, env=environment, timeout=300)
+    with np.load(target) as arrays:
+        return list(arrays.values())
 
 
-def test_training_is_that_of_the_cpu(devices: dict[str, Any]) -> None:
-    chex.assert_trees_all_close(trained(devices["gpu"], 1), trained(devices["cpu"], 1), rtol=1e-3, atol=1e-4)
+def test_training_is_that_of_the_cpu(tmp_path: Path) -> None:
+    pairs = zip(computed(TRAIN, "cuda", tmp_path), computed(TRAIN, "cpu", tmp_path), strict=True)
+    for ours, theirs in pairs:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-def test_pictures_are_those_of_the_cpu(devices: dict[str, Any]) -> None:
-    env = MobileRobotTwin(srl_model="raw_pixels", random_target=True)
-    pictures = []
-    for device in devices.values():
-        with jax.default_device(device):
-            _, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 16))
-            pictures.append(np.asarray(obs, np.float32))
-    assert np.abs(pictures[0] - pictures[1]).mean() < 0.1
+def test_pictures_are_those_of_the_cpu(tmp_path: Path) -> None:
+    (ours,), (theirs,) = (computed(DRAW, platform, tmp_path) for platform in ("cuda", "cpu"))
+    assert np.abs(ours.astype(int) - theirs).mean() < 0.1

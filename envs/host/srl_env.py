@@ -14,6 +14,8 @@ import numpy as np
 import pybullet as p
 import pybullet_data
 
+from envs.types import relative_to
+
 RENDER_MODES = ("rgb_array", "human")
 
 
@@ -122,14 +124,10 @@ class SRLGymEnv(gym.Env[np.ndarray, Any], ABC):
         return self.getGroundTruthDim()
 
     def getSRLState(self) -> np.ndarray:
-        """The state observation, float32 [getObservationDim()]: the ground truth, less the target when relative.
-
-        A target on fewer axes than the ground truth, the first ones, leaves the others as they are.
-        """
-        state = np.array(self.getGroundTruth())
+        """The state observation, float32 [getObservationDim()]: the ground truth, with `relative_pos` less the target."""
+        state = self.getGroundTruth()
         if self.relative_pos:
-            target = self.getTargetPos()
-            state[: len(target)] -= target
+            state = relative_to(state, self.getTargetPos())
         return np.asarray(state, dtype=np.float32)
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]

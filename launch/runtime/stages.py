@@ -22,7 +22,7 @@ from envs.host.vector import WorkerError
 from envs.host.worker import episode_seed
 from envs.make import BRAX_PREFIX, EnvOptions, device_env, host_factory
 from envs.registry import PlottingType, registered_env
-from envs.types import Spec
+from envs.types import Spec, relative_to
 from launch.runtime.drivers.common import clip_action
 
 FRAME_RATE = 30.0  # pictures per second where the environment names no rate that can be watched
@@ -198,7 +198,7 @@ class HostScene:
             return _coordinates(_newest(self._obs, self._num_stack), len(self.state_labels))
         position = np.asarray(self._truth(), np.float64)
         if self._target is not None:
-            position = position - np.asarray(self._target())
+            position = relative_to(position, np.asarray(self._target()))
         return _coordinates(position, len(self.state_labels))
 
     def close(self) -> None:

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+from envs.make import EnvOptions
 from envs.registry import registered_env, resolve
 from launch.runtime.errors import UsageError
 from launch.runtime.flags import parse_train_args
+from launch.runtime.stages import HostScene
 
 TWO, ONE_D, LINE = (f"MobileRobot{kind}GymEnv-v0" for kind in ("2Target", "1D", "LineTarget"))
 TOWARDS_MINUS_X, TOWARDS_PLUS_X, TOWARDS_MINUS_Y, TOWARDS_PLUS_Y = range(4)
@@ -161,6 +163,14 @@ def test_pictures_show_the_targets(make) -> None:
     env = make(ONE_D, srl_model="raw_pixels")
     disc = colours(env.reset(seed=0, options={"robot": [1.0]})[0])["yellow"]
     np.testing.assert_allclose(disc.mean(0), pixel_of(3.6, 2.0), atol=2)
+
+
+@pytest.mark.parametrize("env_id", [TWO, ONE_D, LINE])
+def test_a_plot_shows_the_relative_state(env_id) -> None:
+    scene = HostScene(EnvOptions(env_id, random_target=True), seed=0, plot=True)
+    obs = scene.reset()
+    np.testing.assert_allclose(scene.position()[: len(obs)], obs, atol=1e-6)
+    scene.close()
 
 
 def test_command_line_knows_their_options() -> None:

@@ -16,26 +16,16 @@ import pytest
 
 from envs.types import Box, Discrete, Spec
 from launch.runtime import charts
+from tests.launch.play import frames_of
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def decoded(path: Path) -> np.ndarray:
-    """The frames of a video [T, height, width, 3].
-
-    Read in another process: imageio starts ffmpeg by a fork, which in a process with jax may deadlock.
-    """
-    target = path.with_suffix(".npy")
-    code = f"import numpy, imageio.v3 as iio; numpy.save({str(target)!r}, iio.imread({str(path)!r}))"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    return np.load(target)
 
 
 def test_small_and_odd_pictures_are_enlarged(tmp_path):
     video = charts.Video(tmp_path, 10.0)
     video.add(np.full((65, 64, 3), 200, np.uint8))
     video.finish()
-    assert decoded(tmp_path / "video.mp4").shape == (1, 196, 192, 3)
+    assert frames_of(tmp_path / "video.mp4").shape == (1, 196, 192, 3)
 
 
 def test_a_video_that_cannot_be_written_is_one_line(tmp_path):
