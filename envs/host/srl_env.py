@@ -124,7 +124,7 @@ class SRLGymEnv(gym.Env[np.ndarray, Any], ABC):
         return self.getGroundTruthDim()
 
     def getSRLState(self) -> np.ndarray:
-        """The state observation, float32 [getObservationDim()]: the ground truth, with `relative_pos` less the target."""
+        """The state observation, float32 [getObservationDim()]: ground truth, less the target where `relative_pos`."""
         state = self.getGroundTruth()
         if self.relative_pos:
             state = relative_to(state, self.getTargetPos())
