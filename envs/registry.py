@@ -46,6 +46,13 @@ registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingT
             ("MobileRobotLineTargetGymEnv", _MOBILE_ROBOT),
         )
     },
+    "Baxter-v0": ("envs.host.baxter:BaxterEnv", _SRL_ENV, PlottingType.PLOT_3D, ThreadingType.NONE),
+    "RoboboGymEnv-v0": ("envs.host.robobo:RoboboEnv", _SRL_ENV, PlottingType.PLOT_2D, ThreadingType.NONE),
+}
+
+# NAME: the real robot of an environment that is simulated without `--real-robot`.
+registered_robot: dict[str, str | type] = {
+    "OmnirobotEnv-v0": "envs.host.real_omnirobot:RealOmniRobotEnv",
 }
 
 # NAME: device environment with the same id, spaces, constants and rewards, written in JAX (`--simulator=jax`).

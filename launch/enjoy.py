@@ -49,6 +49,11 @@ def _add_play_flags(parser: FlagParser) -> None:
         metavar="NAME",
         help="Play in PyBullet (or Gymnasium), or in the JAX twin. Without this flag: where it was trained",
     )
+    add(
+        "--real-robot",
+        metavar="HOST:PORT",
+        help="Play on the real robot behind this server. Without this flag: where it was trained",
+    )
     add("--shape-reward", action="store_true", help="Dense reward. Without this flag: as in the training.")
     add(
         "--deterministic",
