@@ -27,6 +27,7 @@ class ThreadingType(Enum):
 
 
 _SRL_ENV = "envs.host.srl_env:SRLGymEnv"
+_ROBOT_ENV = "envs.host.robot_env:RobotEnv"
 _MOBILE_ROBOT = "envs.host.mobile_robot:MobileRobotGymEnv"
 
 # NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class as "module:Class" is loaded by `resolve` only.
@@ -46,8 +47,8 @@ registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingT
             ("MobileRobotLineTargetGymEnv", _MOBILE_ROBOT),
         )
     },
-    "Baxter-v0": ("envs.host.baxter:BaxterEnv", _SRL_ENV, PlottingType.PLOT_3D, ThreadingType.NONE),
-    "RoboboGymEnv-v0": ("envs.host.robobo:RoboboEnv", _SRL_ENV, PlottingType.PLOT_2D, ThreadingType.NONE),
+    "Baxter-v0": ("envs.host.baxter:BaxterEnv", _ROBOT_ENV, PlottingType.PLOT_3D, ThreadingType.NONE),
+    "RoboboGymEnv-v0": ("envs.host.robobo:RoboboEnv", _ROBOT_ENV, PlottingType.PLOT_2D, ThreadingType.NONE),
 }
 
 # NAME: the real robot of an environment that is simulated without `--real-robot`.

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 
+from envs.host.goal_env import GoalEnv
 from envs.host.resize import resize_area
 from envs.host.robot_client import Reading, RobotClient, RobotError, Timeouts
-from envs.host.srl_env import Camera, SRLGymEnv
 
 RENDER_FPS = 1  # pictures come at the robot's pace
 
 
-class RobotEnv(SRLGymEnv):
+class RobotEnv(GoalEnv):
     """A robot that a server moves and observes; the first `reset` connects, `close` tells the server to exit.
 
     There is one robot, so one environment at a time. A subclass sets `action_space` and the class attributes, and says
@@ -32,7 +30,7 @@ class RobotEnv(SRLGymEnv):
         render_mode: None or "rgb_array", the newest picture of the server.
 
     Raises:
-        ValueError: `real_robot` is not an address, `render_mode` is "human", or what `SRLGymEnv` refuses.
+        ValueError: `real_robot` is not an address, or what `GoalEnv` refuses.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # type: ignore[misc]
@@ -51,8 +49,6 @@ class RobotEnv(SRLGymEnv):
         relative_pos: bool,
         render_mode: str | None,
     ) -> None:
-        if render_mode == "human":
-            raise ValueError("render_mode 'human' opens a simulator's window, a real robot has none: choose rgb_array")
         self._robot = RobotClient(real_robot, self.POSITION_SIZE, self.TARGET_FIELD, self.TIMEOUTS)
         self._newest: Reading | None = None
         super().__init__(
@@ -151,14 +147,7 @@ class RobotEnv(SRLGymEnv):
         """What the command of an action says besides it."""
         return {}
 
-    def _cameras(self) -> Sequence[Camera]:
-        return ()  # the camera is the server's
-
-    def _observe(self) -> np.ndarray:
-        return self._picture() if self.srl_model == "raw_pixels" else self.getSRLState()
-
     def _picture(self) -> np.ndarray:
-        """The newest picture, resized."""
         picture = self._reading().picture
         if picture is None:
             self.close()
@@ -173,15 +162,11 @@ class RobotEnv(SRLGymEnv):
 
     def _index(self, action: Any) -> int:
         """A discrete action as an integer of the action space."""
-        assert isinstance(self.action_space, gym.spaces.Discrete)
-        count = int(self.action_space.n)
-        try:
-            index = operator.index(action)
-        except TypeError:
-            index = -1
-        if not 0 <= index < count:
-            raise ValueError(f"action {action} is not an integer from 0 to {count - 1}")
-        return index
+        space = self.action_space
+        assert isinstance(space, gym.spaces.Discrete)
+        if not space.contains(action):
+            raise ValueError(f"action {action} is not an integer from 0 to {space.n - 1}")
+        return int(action)
 
     def _vector(self, action: Any) -> np.ndarray:
         """A continuous action, float32, clipped to the action space."""

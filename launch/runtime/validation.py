@@ -36,7 +36,8 @@ def check_arguments(args: Namespace) -> None:
     Raises:
         ValueError: One line that says what does not go together, or what does not exist.
     """
-    _check_robot(args.real_robot, args.simulator)
+    if args.real_robot is not None:
+        check_robot(args.real_robot, args.simulator)
     _check_environment(args.env, args.simulator)
     _check_actions(args)
     _check_environment_flags(args)
@@ -45,10 +46,12 @@ def check_arguments(args: Namespace) -> None:
         raise UsageError("--load-rl-model-path cannot be given with --resume: the run has its own policy")
 
 
-def _check_robot(address: str | None, simulator: str) -> None:
-    """Refuse what is no address, and a simulator for a real robot."""
-    if address is None:
-        return
+def check_robot(address: str, simulator: str | None) -> None:
+    """Check `--real-robot`.
+
+    Raises:
+        ValueError: It is no address, or the JAX simulator was chosen as well.
+    """
     from envs.host.robot_client import endpoint  # here because it loads NumPy
 
     endpoint(address)
