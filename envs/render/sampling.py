@@ -1,0 +1,104 @@
+"""Pictures read between their pixels. Pixel centres lie at whole numbers, as in OpenCV.
+
+The same code runs on NumPy and on JAX: a function that takes `xp` uses that array module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = Any  # of the array module in use
+
+
+def neighbours(picture: Array, rows: Array, columns: Array, xp: Any) -> tuple[Array, Array]:
+    """The four pixels around each of some points, and how much each counts in bilinear interpolation.
+
+    A picture is zero beyond its edges, towards which it falls linearly within a pixel.
+
+    Args:
+        picture: float32 [height, width, channels].
+        rows, columns: Coordinates, float32 [...].
+        xp: Array module.
+
+    Returns:
+        (pixels float32 [..., 4, channels], weights float32 [..., 4])
+    """
+    height, width, channels = picture.shape
+    framed = xp.pad(picture, ((1, 1), (1, 1), (0, 0)))
+    # All four lie side by side, so that one look-up finds them.
+    cells = xp.concatenate([framed[:-1, :-1], framed[:-1, 1:], framed[1:, :-1], framed[1:, 1:]], axis=-1)
+    down, right = xp.clip(rows + 1.0, 0.0, height + 0.999), xp.clip(columns + 1.0, 0.0, width + 0.999)
+    top, left = xp.floor(down), xp.floor(right)
+    below, beside = down - top, right - left
+    above, before = 1.0 - below, 1.0 - beside
+    index = (top * (width + 1) + left).astype(xp.int32)
+    pixels = xp.take(cells.reshape(-1, 4 * channels), index, axis=0, mode="clip")
+    weights = xp.stack([above * before, above * beside, below * before, below * beside], axis=-1)
+    return pixels.reshape(*index.shape, 4, channels), weights
+
+
+def bilinear(picture: Array, rows: Array, columns: Array, xp: Any) -> Array:
+    """Values of a picture at points, float32 [..., channels]; see `neighbours`."""
+    pixels, weights = neighbours(picture, rows, columns, xp)
+    return (pixels * weights[..., None]).sum(-2)
+
+
+def resize_taps(pixels: Array, source: int, size: int, xp: Any) -> tuple[Array, Array]:
+    """Which pixels of a line make a pixel of the line resized, and how much each counts.
+
+    Bilinear, as OpenCV resizes, down to about half of the length; below, several such samples are averaged, so that no
+    pixel of the source is skipped.
+
+    Args:
+        pixels: Indices of pixels of the resized line, [n].
+        source: Length of the line.
+        size: Its length when resized.
+        xp: Array module.
+
+    Returns:
+        (indices float32 [n, k], weights float32 [n, k]); each row of weights sums to 1.
+    """
+    scale = source / size
+    samples = max(1, round(scale / 2))
+    within = (np.arange(samples, dtype=np.float32) + 0.5) / samples
+    position = (pixels[:, None] + within[None, :]) * np.float32(scale) - 0.5
+    first = xp.floor(position)
+    share = position - first
+    index = xp.stack([first, first + 1.0], axis=-1).reshape(len(pixels), -1)
+    weight = xp.stack([1.0 - share, share], axis=-1).reshape(len(pixels), -1) / samples
+    return xp.clip(index, 0.0, source - 1.0), weight
+
+
+def resized(picture: np.ndarray, size: int) -> np.ndarray:
+    """A square picture [source, source, channels] as float32 [size, size, channels]; see `resize_taps`."""
+    index, weight = resize_taps(np.arange(size, dtype=np.float32), len(picture), size, np)
+    index = index.astype(np.int64)
+    picture = np.einsum("ik,ik...->i...", weight, picture[index])
+    return np.einsum("jk,ijkc->ijc", weight, picture[:, index]).astype(np.float32)
+
+
+def undistorted(
+    picture: np.ndarray, focal: tuple[float, float], centre: tuple[float, float], coefficients: tuple[float, ...]
+) -> np.ndarray:
+    """What a camera without distortion would have seen, the same camera otherwise; black where nothing was seen.
+
+    Args:
+        picture: float32 [height, width, channels], seen through a lens.
+        focal: Focal length along a row and along a column (pixels).
+        centre: Column and row of the optical axis.
+        coefficients: k1, k2, p1, p2, k3 of Brown's model: radial and tangential.
+
+    Returns:
+        float32, of the same shape.
+    """
+    height, width, _ = picture.shape
+    k1, k2, p1, p2, k3 = coefficients
+    x = (np.arange(width)[None, :] - centre[0]) / focal[0]
+    y = (np.arange(height)[:, None] - centre[1]) / focal[1]
+    square = x * x + y * y
+    radial = 1 + square * (k1 + square * (k2 + square * k3))
+    seen_x = x * radial + 2 * p1 * x * y + p2 * (square + 2 * x * x)
+    seen_y = y * radial + p1 * (square + 2 * y * y) + 2 * p2 * x * y
+    return bilinear(picture, seen_y * focal[1] + centre[1], seen_x * focal[0] + centre[0], np).astype(np.float32)
