@@ -176,6 +176,16 @@ def host_spec(options: EnvOptions) -> Spec:
     return spec
 
 
+def opens_window(options: EnvOptions) -> bool:
+    """Whether a host environment may have a window of its own (`render_mode` "human"), as simulators do.
+
+    Raises:
+        ValueError: An unknown id.
+    """
+    maker = _entry_class(_gymnasium_spec(options.env, real=options.real_robot is not None))
+    return "human" in getattr(maker, "metadata", {}).get("render_modes", ("human",))
+
+
 def device_env(options: EnvOptions) -> Any:
     """Make the environment that runs on the device (a `DeviceEnv`: spec, reset, step); imports jax.
 

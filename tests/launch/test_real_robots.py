@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from envs.host.resize import resize_area
+from envs.make import EnvOptions
 from launch import enjoy, train
+from launch.runtime import charts
 from launch.runtime.checkpoint import Checkpointer
-from tests.envs.host.robot_server import Baxter, Die, Omnirobot, Robobo, RobotServer
-from tests.launch.play import played, refused, trained, untrained
+from tests.envs.host.robot_server import Baxter, Die, Omnirobot, Robobo, RobotServer, served_picture
+from tests.launch.play import frames_of, played, refused, trained, untrained
 
 SHORT = ["--algo=ppo2", "--n-steps=32", "--net-arch=16,16", "--noptepochs=1", "--no-vis"]
 
@@ -121,8 +124,6 @@ def test_what_a_robot_cannot_do_is_refused_before_anything_is_written(
 
 def model(tmp_path: Path, **options: Any) -> Path:
     """An untrained policy of a robot."""
-    from envs.make import EnvOptions
-
     return untrained(tmp_path / "final", "ppo2", EnvOptions(**options))
 
 
@@ -137,6 +138,21 @@ def test_a_policy_plays_on_a_robot(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "RoboboGymEnv-v0 is one real robot, 2 environments were asked for" in said
     assert enjoy.main([f"--log-dir={folder}"]) == 3  # where it was trained nobody listens any more
     assert "robot server localhost:1: no connection within 5 s" in one_error(capsys)
+
+
+def test_a_robot_has_no_window_but_can_be_filmed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(charts, "has_display", lambda: True)  # where a simulator would open its window
+    monkeypatch.setattr(charts, "can_open_windows", lambda: False)
+    folder = model(tmp_path, env="RoboboGymEnv-v0", image_size=64)
+    with RobotServer(Robobo()) as server:
+        flags = (f"--log-dir={folder}", f"--real-robot={server.address}", "--num-episodes=1", "--render")
+        played(capsys, *flags, f"--output={tmp_path / 'shown'}")
+    frames = frames_of(tmp_path / "shown" / "video.mp4")
+    assert frames.shape[1:] == (192, 192, 3) and len(frames) >= 21  # small pictures are filmed larger
+    seen = frames[0, 1::3, 1::3].astype(int)
+    assert np.abs(seen - resize_area(served_picture(), 64)).mean() < 12  # but for compression
 
 
 def test_a_policy_of_the_simulator_plays_on_the_real_omnirobot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

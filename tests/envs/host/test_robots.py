@@ -201,6 +201,9 @@ def test_the_omnirobot_is_told_which_kind_of_action_it_gets() -> None:
         sent = server.commands[1:]
         assert np.allclose([command["action"] for command in sent], [[0.1, -0.05], [-0.1, 0.0]])
         assert all(command["is_discrete"] is False for command in sent)
+    with played(RealOmniRobotEnv, shape_reward=True) as (env, _):
+        env.reset()
+        assert [env.step(0)[1] for _ in range(4)] == pytest.approx([-0.25, -0.15, -0.05, -0.05], abs=1e-6)
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
