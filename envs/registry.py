@@ -46,6 +46,12 @@ registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingT
             ("MobileRobotLineTargetGymEnv", _MOBILE_ROBOT),
         )
     },
+    "OmnirobotEnv-v0": (
+        "envs.host.omnirobot:OmniRobotEnv",
+        "envs.host.goal_env:GoalEnv",
+        PlottingType.PLOT_2D,
+        ThreadingType.PROCESS,
+    ),
 }
 
 # NAME: device environment with the same id, spaces, constants and rewards, written in JAX (`--simulator=jax`).
@@ -55,6 +61,7 @@ registered_twin: dict[str, str | type] = {
     "MobileRobot2TargetGymEnv-v0": "envs.device.mobile_robot:MobileRobot2TargetTwin",
     "MobileRobotGymEnv-v0": "envs.device.mobile_robot:MobileRobotTwin",
     "MobileRobotLineTargetGymEnv-v0": "envs.device.mobile_robot:MobileRobotLineTargetTwin",
+    "OmnirobotEnv-v0": "envs.device.omnirobot:OmniRobotTwin",
     "Pendulum-v1": "envs.device.pendulum:Pendulum",
 }
 
