@@ -26,14 +26,14 @@ def neighbours(picture: Array, rows: Array, columns: Array, xp: Any) -> tuple[Ar
         (pixels float32 [..., 4, channels], weights float32 [..., 4])
     """
     height, width, channels = picture.shape
-    framed = xp.pad(picture, ((1, 1), (1, 1), (0, 0)))
+    framed = xp.pad(picture, ((1, 2), (1, 2), (0, 0)))
     # All four lie side by side, so that one look-up finds them.
     cells = xp.concatenate([framed[:-1, :-1], framed[:-1, 1:], framed[1:, :-1], framed[1:, 1:]], axis=-1)
-    down, right = xp.clip(rows + 1.0, 0.0, height + 0.999), xp.clip(columns + 1.0, 0.0, width + 0.999)
+    down, right = xp.clip(rows + 1.0, 0.0, height + 1.0), xp.clip(columns + 1.0, 0.0, width + 1.0)
     top, left = xp.floor(down), xp.floor(right)
     below, beside = down - top, right - left
     above, before = 1.0 - below, 1.0 - beside
-    index = (top * (width + 1) + left).astype(xp.int32)
+    index = (top * (width + 2) + left).astype(xp.int32)
     pixels = xp.take(cells.reshape(-1, 4 * channels), index, axis=0, mode="clip")
     weights = xp.stack([above * before, above * beside, below * before, below * beside], axis=-1)
     return pixels.reshape(*index.shape, 4, channels), weights
