@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 BRAX_PREFIX = "brax/"
+_WITHOUT_PYBULLET = ("envs.host.omnirobot:",)  # modules of envs.host that are simulators themselves
 
 # Options that reach the constructor of an environment: field -> (keyword, flag). An environment takes an option when
 # its constructor has the keyword.
@@ -176,16 +177,6 @@ def host_spec(options: EnvOptions) -> Spec:
     return spec
 
 
-def opens_window(options: EnvOptions) -> bool:
-    """Whether a host environment may have a window of its own (`render_mode` "human"), as simulators do.
-
-    Raises:
-        ValueError: An unknown id.
-    """
-    maker = _entry_class(_gymnasium_spec(options.env, real=options.real_robot is not None))
-    return "human" in getattr(maker, "metadata", {}).get("render_modes", ("human",))
-
-
 def device_env(options: EnvOptions) -> Any:
     """Make the environment that runs on the device (a `DeviceEnv`: spec, reset, step); imports jax.
 
@@ -275,7 +266,8 @@ def _entry_class(spec: gymnasium.envs.registration.EnvSpec) -> Any:
 
 def _quiet_simulator(spec: gymnasium.envs.registration.EnvSpec) -> None:
     """Import PyBullet, where the environment needs it, without its banner."""
-    if str(spec.entry_point).startswith(("envs.host.", "pybullet_envs_gymnasium.")):
+    entry = str(spec.entry_point)
+    if entry.startswith(("envs.host.", "pybullet_envs_gymnasium.")) and not entry.startswith(_WITHOUT_PYBULLET):
         quiet_import("pybullet")
 
 

@@ -47,6 +47,12 @@ registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingT
             ("MobileRobotLineTargetGymEnv", _MOBILE_ROBOT),
         )
     },
+    "OmnirobotEnv-v0": (
+        "envs.host.omnirobot:OmniRobotEnv",
+        "envs.host.goal_env:GoalEnv",
+        PlottingType.PLOT_2D,
+        ThreadingType.PROCESS,
+    ),
     "Baxter-v0": ("envs.host.baxter:BaxterEnv", _ROBOT_ENV, PlottingType.PLOT_3D, ThreadingType.NONE),
     "RoboboGymEnv-v0": ("envs.host.robobo:RoboboEnv", _ROBOT_ENV, PlottingType.PLOT_2D, ThreadingType.NONE),
 }
@@ -63,6 +69,7 @@ registered_twin: dict[str, str | type] = {
     "MobileRobot2TargetGymEnv-v0": "envs.device.mobile_robot:MobileRobot2TargetTwin",
     "MobileRobotGymEnv-v0": "envs.device.mobile_robot:MobileRobotTwin",
     "MobileRobotLineTargetGymEnv-v0": "envs.device.mobile_robot:MobileRobotLineTargetTwin",
+    "OmnirobotEnv-v0": "envs.device.omnirobot:OmniRobotTwin",
     "Pendulum-v1": "envs.device.pendulum:Pendulum",
 }
 

@@ -26,17 +26,23 @@ _TO_WHITE = _TO_XYZ / _TO_XYZ.sum(axis=1, keepdims=True)  # white is (1, 1, 1)
 _FROM_WHITE = np.linalg.inv(_TO_WHITE)
 _DELTA = 6.0 / 29.0  # where CIE's cube root goes over into a straight line
 _OFFSET = 16.0 / 116.0
-# Best approximation of 1.055 x^(1/2.4) - 0.055 by x and its square, fourth and eighth root that is exact at 1.
-_ROOTS = (-0.0177334, 0.6426447, 0.7118731, -0.3367843)
+# Best approximation of 1.055 x^(1/2.4) - 0.055 by powers 0 to 4 of the fourth root of x that is exact at 1.
+_ROOTS = (-0.0648017, 0.1978196, 1.1175315, -0.3290166, 0.0784673)
 
 
 def responses(rgb: Array, xp: Any) -> Array:
     """Cube-root responses float32 [3, ...] of sRGB pictures [..., 3] of 0 to 255."""
     value = rgb.astype(xp.float32) / 255.0
-    linear = xp.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+    linear = xp.where(value <= 0.04045, value / 12.92, _power((value + 0.055) / 1.055, 2.4, xp))
     planes = [sum(float(_TO_WHITE[i, j]) * linear[..., j] for j in range(3)) for i in range(3)]
     ratio = xp.stack(planes)
-    return xp.where(ratio > _DELTA**3, xp.cbrt(ratio), ratio / (3 * _DELTA**2) + _OFFSET)
+    toe = ratio / (3 * _DELTA**2) + _OFFSET
+    return xp.where(ratio > _DELTA**3, _power(xp.maximum(ratio, _DELTA**3), 1 / 3, xp), toe)
+
+
+def _power(base: Array, exponent: float, xp: Any) -> Array:
+    """A power of positive numbers; faster than the library's, which look at signs and exceptions."""
+    return xp.exp(exponent * xp.log(base))
 
 
 def recoloured(response: Array, factors: Array, xp: Any) -> Array:
@@ -66,11 +72,11 @@ def recoloured(response: Array, factors: Array, xp: Any) -> Array:
 def encoded(linear: Array, xp: Any) -> Array:
     """sRGB values of linear light, both from 0 to 1; what lies outside is cut off.
 
-    The power 1/2.4 is replaced by square roots, which are many times faster; off by 0.012 of an 8-bit step at most.
+    The power 1/2.4 is made of two square roots, which are many times faster; off by 0.01 of an 8-bit step at most.
     """
     linear = xp.clip(linear, 0.0, 1.0)
-    root = xp.sqrt(linear)
-    fourth = xp.sqrt(root)
-    whole, half, quarter, eighth = _ROOTS
-    curve = whole * linear + half * root + quarter * fourth + eighth * xp.sqrt(fourth)
+    fourth = xp.sqrt(xp.sqrt(linear))
+    curve = _ROOTS[-1]
+    for coefficient in reversed(_ROOTS[:-1]):
+        curve = curve * fourth + coefficient
     return xp.where(linear <= 0.0031308, 12.92 * linear, xp.minimum(curve, 1.0))

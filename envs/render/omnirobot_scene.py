@@ -19,7 +19,7 @@ import numpy as np
 from envs import omnirobot_arena as arena
 from envs.render import omnirobot_art as art
 from envs.render.cielab import recoloured, responses
-from envs.render.sampling import neighbours, resize_taps, resized, undistorted
+from envs.render.sampling import neighbours, resize_positions, resized, undistorted
 
 Array = Any  # of the array module in use
 ROBOT, TARGET = art.robot_marker(), art.target_marker()
@@ -57,20 +57,18 @@ class OmniRobotRenderer:
         Args:
             position: float32 [2], x and y (m).
             pose: float32 [2], heading (rad) and relative size.
-            noise: Standard normals of `TARGET.rgb`'s shape; None for a clean marker.
+            noise: What is added to the marker's pixels, of `TARGET.rgb`'s shape; None for a clean marker.
         """
         return self._paste(self.background, TARGET, position, pose, noise)
 
-    def picture(
-        self, target: Patch, position: Array, pose: Array, noise: Array | None, colour: Array | None
-    ) -> Array:
+    def picture(self, target: Patch, position: Array, pose: Array, noise: Array | None, colour: Array | None) -> Array:
         """The whole picture, uint8 [size, size, 3].
 
         Args:
             target: What `target_patch` gave.
             position: float32 [2], x and y of the robot (m).
             pose: float32 [2], its heading (rad) and its marker's relative size.
-            noise: Standard normals of `ROBOT.rgb`'s shape; None for a clean marker.
+            noise: What is added to the marker's pixels, of `ROBOT.rgb`'s shape; None for a clean marker.
             colour: Standard normals [3], of the channels L, a and b; None to leave the colours as they are.
         """
         scene = self._put(self.background, target)
@@ -84,20 +82,17 @@ class OmniRobotRenderer:
             frame = self._put(frame, Patch(patch.corner, rgb))
         return frame
 
-    def _paste(
-        self, scene: Array, marker: art.MarkerArt, position: Array, pose: Array, noise: Array | None
-    ) -> Patch:
+    def _paste(self, scene: Array, marker: art.MarkerArt, position: Array, pose: Array, noise: Array | None) -> Patch:
         """The window of a scene that holds a marker, with the marker in it."""
-        xp, (height, width, _) = self.xp, marker.rgb.shape
-        rgb = marker.rgb
-        if noise is not None:
-            rgb = rgb + xp.round(noise * arena.MARKER_PIXEL_NOISE)
+        xp = self.xp
+        rgb = marker.rgb if noise is None else marker.rgb + noise
         cover = marker.weight[..., None]
-        texture = xp.concatenate([rgb * cover, cover], axis=-1)
-        side = math.hypot(height, width) + 4
+        texture = smoothed(xp.concatenate([rgb * cover, cover], axis=-1))
+        side = math.hypot(*marker.weight.shape) + 4
+        height, width, _ = texture.shape
         centre = camera_pixel(position)
-        (corner_column, columns, across), (corner_row, rows, down) = [self._window(along, side) for along in centre]
-        # Axes: row and column in the window, then the taps of a pixel down and across.
+        (corner_column, columns), (corner_row, rows) = [self._window(along, side) for along in centre]
+        # Axes: row and column in the window, then the samples of a pixel down and across.
         right, below = columns[:, None, :] - centre[0], rows[:, None, :, None] - centre[1]
         cosine, sine = xp.cos(pose[0]) / pose[1], xp.sin(pose[0]) / pose[1]
         pixels, share = neighbours(
@@ -106,22 +101,21 @@ class OmniRobotRenderer:
             cosine * right - sine * below + (width - 1) / 2,
             xp,
         )
-        share = share * (down[:, None, :, None] * across[:, None, :])[..., None]
         shape = (len(rows), len(columns))
-        layer = self._weighted_sum(pixels.reshape(*shape, -1, 4), share.reshape(*shape, -1))
+        share = share.reshape(*shape, -1) / (columns.shape[1] * rows.shape[1])
+        layer = self._weighted_sum(pixels.reshape(*shape, -1, 4), share)
         corner = (corner_row, corner_column)
         behind = self._cut(scene, corner, shape)
         blended = layer[..., :3] + behind * (1.0 - layer[..., 3:])
         return Patch(corner, (xp.clip(blended, 0.0, 255.0) + 0.5).astype(xp.uint8))
 
-    def _window(self, centre: Array, side: float) -> tuple[Array, Array, Array]:
-        """First pixel of the window around a coordinate of the camera, the camera's pixels for each, their weights."""
+    def _window(self, centre: Array, side: float) -> tuple[Array, Array]:
+        """First pixel of the window around a coordinate of the camera, and where its pixels lie there."""
         scale = arena.CROP / self.size
         count = min(self.size, math.ceil(side / scale) + 3)
         first = self.xp.floor((centre - side / 2 + 0.5) / scale - 1.0).astype(self.xp.int32)
         first = self.xp.clip(first, 0, self.size - count)
-        index, weight = resize_taps(first + np.arange(count, dtype=np.int32), arena.CROP, self.size, self.xp)
-        return first, index, weight
+        return first, resize_positions(first + np.arange(count, dtype=np.int32), arena.CROP, self.size)
 
     def _weighted_sum(self, values: Array, weights: Array) -> Array:
         """Sum of values [..., k, channels] by weights [..., k]."""
@@ -145,6 +139,18 @@ def camera_pixel(position: Array) -> tuple[Array, Array]:
     (along, down), (column, row) = arena.FOCAL_LENGTH, arena.OPTICAL_CENTRE
     height = arena.CAMERA_HEIGHT
     return column - arena.CROP_LEFT - position[0] * (along / height), row + position[1] * (down / height)
+
+
+def smoothed(texture: Array) -> Array:
+    """A marker as it is left by the first of the original's two interpolations, on average, [height, width, channels].
+
+    The original turns the marker into the camera's picture and then resizes that: a pixel between two of the camera's
+    is a mean of both, which spreads it by 1/6 square pixel more than one interpolation does, averaged over all places.
+    """
+    for _ in range(2):
+        middle = texture[1:-1] * (5 / 6) + (texture[:-2] + texture[2:]) * (1 / 12)
+        texture = middle.swapaxes(0, 1)
+    return texture
 
 
 @lru_cache(maxsize=4)

@@ -26,14 +26,14 @@ def neighbours(picture: Array, rows: Array, columns: Array, xp: Any) -> tuple[Ar
         (pixels float32 [..., 4, channels], weights float32 [..., 4])
     """
     height, width, channels = picture.shape
-    framed = xp.pad(picture, ((1, 1), (1, 1), (0, 0)))
+    framed = xp.pad(picture, ((1, 2), (1, 2), (0, 0)))
     # All four lie side by side, so that one look-up finds them.
     cells = xp.concatenate([framed[:-1, :-1], framed[:-1, 1:], framed[1:, :-1], framed[1:, 1:]], axis=-1)
-    down, right = xp.clip(rows + 1.0, 0.0, height + 0.999), xp.clip(columns + 1.0, 0.0, width + 0.999)
+    down, right = xp.clip(rows + 1.0, 0.0, height + 1.0), xp.clip(columns + 1.0, 0.0, width + 1.0)
     top, left = xp.floor(down), xp.floor(right)
     below, beside = down - top, right - left
     above, before = 1.0 - below, 1.0 - beside
-    index = (top * (width + 1) + left).astype(xp.int32)
+    index = (top * (width + 2) + left).astype(xp.int32)
     pixels = xp.take(cells.reshape(-1, 4 * channels), index, axis=0, mode="clip")
     weights = xp.stack([above * before, above * beside, below * before, below * beside], axis=-1)
     return pixels.reshape(*index.shape, 4, channels), weights
@@ -45,38 +45,29 @@ def bilinear(picture: Array, rows: Array, columns: Array, xp: Any) -> Array:
     return (pixels * weights[..., None]).sum(-2)
 
 
-def resize_taps(pixels: Array, source: int, size: int, xp: Any) -> tuple[Array, Array]:
-    """Which pixels of a line make a pixel of the line resized, and how much each counts.
+def resize_positions(pixels: Array, source: int, size: int) -> Array:
+    """Where on a line lie the samples whose mean is a pixel of the line resized, float32 [n, samples].
 
-    Bilinear, as OpenCV resizes, down to about half of the length; below, several such samples are averaged, so that no
-    pixel of the source is skipped.
+    One sample, as OpenCV's bilinear resizing takes, down to about half of the length; below, as many as it takes not to
+    skip a pixel.
 
     Args:
         pixels: Indices of pixels of the resized line, [n].
         source: Length of the line.
         size: Its length when resized.
-        xp: Array module.
-
-    Returns:
-        (indices float32 [n, k], weights float32 [n, k]); each row of weights sums to 1.
     """
     scale = source / size
     samples = max(1, round(scale / 2))
-    within = (np.arange(samples, dtype=np.float32) + 0.5) / samples
-    position = (pixels[:, None] + within[None, :]) * np.float32(scale) - 0.5
-    first = xp.floor(position)
-    share = position - first
-    index = xp.stack([first, first + 1.0], axis=-1).reshape(len(pixels), -1)
-    weight = xp.stack([1.0 - share, share], axis=-1).reshape(len(pixels), -1) / samples
-    return xp.clip(index, 0.0, source - 1.0), weight
+    within = (np.arange(samples, dtype=np.float32) + np.float32(0.5)) / np.float32(samples)
+    return (pixels[:, None] + within) * np.float32(scale) - np.float32(0.5)
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """A square picture [source, source, channels] as float32 [size, size, channels]; see `resize_taps`."""
-    index, weight = resize_taps(np.arange(size, dtype=np.float32), len(picture), size, np)
-    index = index.astype(np.int64)
-    picture = np.einsum("ik,ik...->i...", weight, picture[index])
-    return np.einsum("jk,ijkc->ijc", weight, picture[:, index]).astype(np.float32)
+    """A square picture [source, source, channels] as float32 [size, size, channels]; see `resize_positions`."""
+    source = len(picture)
+    position = np.clip(resize_positions(np.arange(size, dtype=np.float32), source, size), 0, source - 1)
+    samples = bilinear(picture, position[:, None, :, None], position[:, None, :], np)
+    return samples.mean((2, 3))
 
 
 def undistorted(

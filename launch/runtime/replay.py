@@ -15,7 +15,7 @@ import numpy as np
 from agents.base_classes import BaseRLObject, JaxAlgorithm
 from agents.registry import algorithm_class, registered_rl
 from envs.host.vector import WorkerError
-from envs.make import BRAX_PREFIX, EnvOptions, opens_window
+from envs.make import BRAX_PREFIX, EnvOptions
 from envs.registry import registered_robot
 from envs.types import Discrete, Spec
 from launch.runtime import charts
@@ -282,8 +282,7 @@ class _Show:
         self._title = f"{subject.algo} on {options.env}"
         self._outputs: list[charts.Drawing | charts.Video] = []
         asked = args.render or args.plotting or args.action_proba
-        # Otherwise the environment gives pictures, which are shown or filmed here.
-        self._own_window = args.render and not options.on_device and charts.has_display() and opens_window(options)
+        self._display = asked and charts.has_display()
         self._windows = asked and charts.can_open_windows()
         self._folder = Path(args.output) if args.output else subject.home / OUTPUT_FOLDER
 
@@ -303,7 +302,7 @@ class _Show:
         """The one environment that is watched, and what watches it."""
         scene = self._scene()
         watchers: list[Watcher] = []
-        if self._args.render and not self._own_window:
+        if self._args.render and (self._options.on_device or not self._display):
             watchers.append(self._frames(scene))
         if self._args.plotting:
             path = None if self._windows else self._folder / "states.png"
@@ -316,7 +315,7 @@ class _Show:
         args, options = self._args, self._options
         if options.on_device:
             return TwinScene(options, args.seed, args.render, args.plotting)
-        mode = ("human" if self._own_window else "rgb_array") if args.render else None
+        mode = ("human" if self._display else "rgb_array") if args.render else None
         if mode == "rgb_array":
             os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame complains that there is no display
         return HostScene(dataclasses.replace(options, render_mode=mode), args.seed, args.plotting)

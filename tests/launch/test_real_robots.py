@@ -12,7 +12,6 @@ import pytest
 from envs.host.resize import resize_area
 from envs.make import EnvOptions
 from launch import enjoy, train
-from launch.runtime import charts
 from launch.runtime.checkpoint import Checkpointer
 from tests.envs.host.robot_server import Baxter, Die, Omnirobot, Robobo, RobotServer, served_picture
 from tests.launch.play import frames_of, played, refused, trained, untrained
@@ -110,6 +109,9 @@ def test_an_absent_robot_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
             "has no meaning for KukaButton",
         ),
         ("--env=CartPole-v1 --real-robot=localhost:7777", "--real-robot=localhost:7777 has no meaning for CartPole-v1"),
+        ("--env=OmnirobotEnv-v0 --num-cpu=2 --real-robot=localhost:7777", "OmnirobotEnv-v0 is one real robot"),
+        ("--env=OmnirobotEnv-v0 -r --real-robot=localhost:7777", "--random-target has no meaning for OmnirobotEnv-v0"),
+        ("--env=OmnirobotEnv-v0 --simulator=jax --real-robot=localhost:7777", "leave out --simulator=jax"),
         ("--env=MobileRobotGymEnv-v0 --simulator=jax --real-robot=localhost:7777", "leave out --simulator=jax"),
     ],
 )
@@ -140,11 +142,7 @@ def test_a_policy_plays_on_a_robot(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "robot server localhost:1: no connection within 5 s" in one_error(capsys)
 
 
-def test_a_robot_has_no_window_but_can_be_filmed(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(charts, "has_display", lambda: True)  # where a simulator would open its window
-    monkeypatch.setattr(charts, "can_open_windows", lambda: False)
+def test_a_robot_is_filmed(tmp_path: Path, capsys: pytest.CaptureFixture, headless: None) -> None:
     folder = model(tmp_path, env="RoboboGymEnv-v0", image_size=64)
     with RobotServer(Robobo()) as server:
         flags = (f"--log-dir={folder}", f"--real-robot={server.address}", "--num-episodes=1", "--render")
@@ -155,14 +153,23 @@ def test_a_robot_has_no_window_but_can_be_filmed(
     assert np.abs(seen - resize_area(served_picture(), 64)).mean() < 12  # but for compression
 
 
-def test_a_policy_of_the_simulator_plays_on_the_real_omnirobot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folder = model(tmp_path, env="OmnirobotEnv-v0", real_robot="localhost:1")
-    info = json.loads((folder / "model.json").read_text())
-    info["env"] |= {"real_robot": None, "simulator": "jax", "random_target": True}
-    (folder / "model.json").write_text(json.dumps(info))
+def test_a_policy_of_the_twin_plays_on_the_real_omnirobot(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = model(tmp_path, env="OmnirobotEnv-v0", simulator="jax", random_target=True, continuous=True)
     with RobotServer(Omnirobot()) as server:
         flags = (f"--log-dir={folder}", f"--real-robot={server.address}", "--num-episodes=1")
         assert played(capsys, *flags)[1] == [251]
+    assert all(command["is_discrete"] is False for command in server.commands[1:-1][:251])
     assert "'nowhere' is not HOST:PORT" in refused(capsys, f"--log-dir={folder}", "--real-robot=nowhere")
     line = (f"--log-dir={folder}", "--real-robot=localhost:1", "--simulator=jax")
     assert "leave out --simulator=jax" in refused(capsys, *line)
+
+
+def test_the_omnirobot_is_real_with_an_address_and_simulated_without(tmp_path: Path) -> None:
+    line = ["--algo=random_agent", "--env=OmnirobotEnv-v0", "--no-vis", "--num-timesteps=50", "--final-eval-episodes=1"]
+    with RobotServer(Omnirobot()) as server:
+        real = [f"--real-robot={server.address}", f"--log-dir={tmp_path / 'real'}"]
+        assert train.main([*line, *real]) == 0
+        assert server.ended() and len(server.commands) > 50
+    assert not {"eval/return"} & metrics(run_folder(tmp_path / "real"))
+    assert train.main([*line, "--eval-episodes=1", f"--log-dir={tmp_path / 'simulated'}"]) == 0
+    assert "eval/return" in metrics(run_folder(tmp_path / "simulated"))

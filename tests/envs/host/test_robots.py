@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +21,7 @@ from envs.host.robobo import RoboboEnv
 from envs.host.robot_client import RobotError, Timeouts
 from envs.host.robot_env import RobotEnv
 from envs.host.vector import VectorPool, WorkerError
-from envs.make import EnvOptions, host_factory
+from envs.make import EnvOptions, host_factory, host_spec
 from tests.envs.host.robot_server import (
     BUTTON,
     SERVED_PICTURE,
@@ -303,6 +304,14 @@ def test_a_pool_names_the_failure_and_the_server() -> None:
     line = str(caught.value)
     assert line.startswith("environment 0: RobotError: robot server localhost:1: no connection within 5 s")
     assert "\n" not in line
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_the_real_omnirobot_has_the_spaces_of_the_simulated_one(continuous: bool) -> None:
+    for srl_model in ("ground_truth", "raw_pixels"):
+        options = EnvOptions("OmnirobotEnv-v0", continuous=continuous, srl_model=srl_model, image_size=40)
+        simulated, real = host_spec(options), host_spec(dataclasses.replace(options, real_robot="localhost:1"))
+        assert simulated == real
 
 
 def test_options_choose_the_robot() -> None:
