@@ -16,7 +16,7 @@ import pytest
 from agents.options import declared, options_of
 from agents.registry import algorithm_class, registered_rl
 from agents.types import Clock, Transition
-from envs import mobile_arena
+from envs import mobile_arena, omnirobot_arena
 from envs.host.kuka_button import KukaButtonGymEnv
 from envs.make import EnvOptions, host_factory
 from envs.registry import BRAX_NAMES, registered_env, registered_twin
@@ -204,6 +204,7 @@ def test_links_lead_somewhere():
     [
         ("KukaButtonGymEnv-v0", KukaButtonGymEnv, [name for name in vars(KukaButtonGymEnv) if name.isupper()]),
         ("MobileRobotGymEnv-v0", mobile_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "TARGET_POSITION"]),
+        ("OmnirobotEnv-v0", omnirobot_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "POSITION_NOISE"]),
     ],
 )
 def test_constants_are_documented(title, owner, names):
