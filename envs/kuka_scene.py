@@ -96,23 +96,19 @@ TWO_MAX_STEPS = 1500
 TWO_MAX_DISTANCE, TWO_FORCE_DOWN = 2.0, False
 TWO_N_STEPS_OUTSIDE = 4999
 TWO_BUTTON_POSITIONS = ((0.5, 0.125), (0.5, -0.125))  # yellow cap, then green
-# A random place is the above + (0.15 * U(-1, 1), +-0.175 * U(0, 1)), away from the other button: these are 0.2 wide.
+# A random place is the above + (0.15 * U(-1, 1), +-0.175 * U(0, 1)), away from the other button: each is 0.2 wide.
 TWO_RANDOM_RANGE = (0.15, 0.175)
 TWO_TARGET_Z = Z_TABLE + BUTTON_DISTANCE_HEIGHT
 TWO_SHAPED_CONTACT, TWO_SHAPED_OUTSIDE = 25.0, -20.0
 TWO_CAP_COLOUR = (0.2, 0.6, 0.38)  # of the second; the first is yellow
-# Inverse kinematics searches the null space for angles near the rest pose: lower and upper limits, ranges, rest [rad].
-NULL_SPACE = (
-    (-0.967, -2.0, -2.96, 0.19, -2.96, -2.09, -3.05),
-    (0.967, 2.0, 2.96, 2.29, 2.96, 2.09, 3.05),
-    (5.8, 4.0, 5.8, 4.0, 5.8, 4.0, 6.0),
-    (0.0, 0.0, 0.0, 0.5 * math.pi, 0.0, -math.pi * 0.5 * 0.66, 0.0),
-)
+# Inverse kinematics runs without JOINT_DAMPING here. The original handed it 7 null-space limits; PyBullet ignores them
+# because the model has 12 movable joints. Made to count, they bend the elbow of this model the wrong way.
+TWO_DAMPED = False
 
 # --- KukaMovingButtonGymEnv-v0
 
 MOVING_MAX_STEPS = 1500
-MOVING_SPEED = 0.001  # m along y in each step; its first sign is random
+MOVING_SPEED = 0.001  # m along y before each environment step (not each simulation step); its first sign is random
 MOVING_LIMIT = 0.3  # |y| beyond which the button turns back
 
 # --- KukaRandButtonGymEnv-v0
