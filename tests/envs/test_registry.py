@@ -23,7 +23,8 @@ from envs.registry import (
 def test_entries_resolve() -> None:
     mobile = [f"MobileRobot{kind}GymEnv-v0" for kind in ("", "2Target", "1D", "LineTarget")]
     robots = ["Baxter-v0", "RoboboGymEnv-v0"]
-    assert list(registered_env) == ["KukaButtonGymEnv-v0", *mobile, "OmnirobotEnv-v0", *robots]
+    kuka = [f"Kuka{kind}ButtonGymEnv-v0" for kind in ("", "Rand", "2", "Moving")]
+    assert list(registered_env) == [*kuka, *mobile, "OmnirobotEnv-v0", *robots]
     for name, (entry, parent, plot, threading) in registered_env.items():
         cls = resolve(entry)
         assert issubclass(cls, resolve(parent)) and issubclass(cls, gymnasium.Env), name
