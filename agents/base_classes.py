@@ -13,7 +13,7 @@ import numpy as np
 
 from agents.options import options_of, validate
 from agents.registry import ActionType, registered_rl
-from agents.types import Agent, AgentState
+from agents.types import Agent, AgentState, Player
 from envs.types import Discrete, Spec
 
 
@@ -94,6 +94,7 @@ class JaxAlgorithm(BaseRLObject):
         self.state: AgentState | None = None
         self.spec: Spec | None = None
         self.info: dict[str, Any] = {}
+        self._memory: Any = None  # of the environments that getAction acts in, from its first call on
         self._key: jax.Array | None = None  # drawn from by getAction; made there, to leave the backend alone till then
 
     @classmethod
@@ -145,8 +146,9 @@ class JaxAlgorithm(BaseRLObject):
         """Play with the policy `acting` from now on (leaves without a run axis); `info` describes the model."""
         self.agent, self.spec, self.info = agent, spec, info
         self.state = AgentState(acting, ())
-        self._act = jax.jit(agent.act, static_argnums=3)
-        self._probabilities = jax.jit(agent.probabilities)
+        self._player, self._memory = Player(agent), None
+        self._act = jax.jit(self._player.act, static_argnums=3)
+        self._probabilities = jax.jit(self._player.probabilities)
 
     def save(self, save_path: str, _locals: dict[str, Any] | None = None) -> None:
         """Write the policy to the folder `save_path`.
@@ -168,11 +170,14 @@ class JaxAlgorithm(BaseRLObject):
         return load_policy(load_path, cls, getattr(args, "run", 0))
 
     def getAction(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray:
-        """Return the deterministic policy's actions [N, ...] for observations [N, ...]."""
-        return self.play(observation, explore=False)
+        """Return the deterministic policy's actions [N, ...] for observations [N, ...].
 
-    def play(self, observation: np.ndarray, explore: bool) -> np.ndarray:
-        """Return actions [N, ...], sampled from the policy where `explore` is set.
+        An agent with memory takes them as the next of its episodes; `dones` [N] tells where the last one has ended.
+        """
+        return self.play(observation, explore=False, dones=dones)
+
+    def play(self, observation: np.ndarray, explore: bool, dones: np.ndarray | None = None) -> np.ndarray:
+        """Return actions [N, ...], sampled from the policy where `explore` is set; `dones` as for `getAction`.
 
         Raises:
             ValueError: There is no policy yet.
@@ -180,12 +185,18 @@ class JaxAlgorithm(BaseRLObject):
         if self.state is None:
             raise ValueError(f"{self.name} has no policy to play: train or load it first")
         self._key, key = jax.random.split(jax.random.key(0) if self._key is None else self._key)
-        return np.asarray(self._act(self.state, observation, key, explore)[0])
+        if self._memory is None:
+            self._memory = self._player.begin(len(observation))
+        if dones is not None:
+            self._memory = self._player.forget(self._memory, jnp.asarray(dones))
+        action, _, self._memory = self._act(self.state, observation, key, explore, self._memory)
+        return np.asarray(action)
 
     def getActionProba(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray | None:
         """Return action probabilities [N, n], or the mean action [N, size]."""
         assert self.agent is not None, "train or load a policy first"
-        return np.asarray(self._probabilities(self.state, observation))
+        memory = self._player.begin(len(observation)) if self._memory is None else self._memory
+        return np.asarray(self._probabilities(self.state, observation, memory))
 
     def getOptParam(self) -> dict[str, tuple[type, tuple[float, float] | list[Any]]] | None:
         """Collect the search ranges declared beside the options."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 
 class Transition(NamedTuple):
@@ -64,14 +65,12 @@ class Traits:
         num_envs: N, environments of one run.
         fresh_episodes: Each rollout starts from a reset and an environment that ends stays ended (evolution).
         keep_obs: Whether `update` reads observations; where not, `obs` and `next_obs` of the batch are empty tuples.
-        prefill: Environment steps of random play stored before the first update.
     """
 
     rollout_length: int
     num_envs: int
     fresh_episodes: bool = False
     keep_obs: bool = True
-    prefill: int = 0
 
 
 class Agent(NamedTuple):
@@ -84,10 +83,54 @@ class Agent(NamedTuple):
         update: (state, Transition[T, N], key, hyper, clock) -> (state, metrics: dict of float32 [])
         traits: static facts for the driver.
         probabilities: (state, obs[N, ...]) -> [N, n] action probabilities (discrete) or [N, size] mean action.
+        memory: For an agent that remembers within an episode: (n) -> what it knows of n environments when an episode
+            begins, leaves [n, ...]. `act` and `probabilities` then take the memory as one more argument, `act` returns
+            it as a third result, and the extras of a batch hold as "memory" [N, ...] what was known when the rollout
+            began.
     """
 
     init: Callable[..., AgentState]
-    act: Callable[..., tuple[jax.Array, dict[str, Any]]]
+    act: Callable[..., Any]
     update: Callable[..., tuple[AgentState, dict[str, jax.Array]]]
     traits: Traits
     probabilities: Callable[..., jax.Array]
+    memory: Callable[[int], Any] | None = None
+
+
+class Player:
+    """Acts for agents with memory and without in one form; what an agent without memory remembers is ()."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def begin(self, count: int) -> Any:
+        """What is known of `count` environments when an episode begins, leaves [count, ...]."""
+        return () if self._agent.memory is None else self._agent.memory(count)
+
+    def forget(self, memory: Any, ended: jax.Array) -> Any:
+        """Begin anew where `ended` [N]."""
+        if self._agent.memory is None:
+            return ()
+
+        def renew(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(ended.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+        return jax.tree.map(renew, self._agent.memory(ended.shape[0]), memory)
+
+    def act(
+        self, state: AgentState, obs: jax.Array, key: jax.Array, explore: bool, memory: Any
+    ) -> tuple[jax.Array, dict[str, Any], Any]:
+        """Choose actions: (actions [N, ...], extras, memory)."""
+        if self._agent.memory is None:
+            return *self._agent.act(state, obs, key, explore), ()
+        return self._agent.act(state, obs, key, explore, memory)
+
+    def probabilities(self, state: AgentState, obs: jax.Array, memory: Any) -> jax.Array:
+        """Action probabilities [N, n] (discrete) or the mean action [N, size]."""
+        if self._agent.memory is None:
+            return self._agent.probabilities(state, obs)
+        return self._agent.probabilities(state, obs, memory)
+
+    def noted(self, batch: Transition, memory: Any) -> Transition:
+        """The batch with what was known when it began."""
+        return batch if self._agent.memory is None else batch._replace(extras=batch.extras | {"memory": memory})

@@ -15,24 +15,26 @@ ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
 class MLP(nn.Module):
-    """Fully connected layers on the flattened observation, orthogonal(sqrt 2), bias 0.
+    """Fully connected layers on the flattened observation, bias 0.
 
     Attributes:
         sizes: Width of each layer.
         activation: "tanh" or "relu", after every layer.
         obs_ndim: Number of trailing axes that form one observation.
+        kernel_init: Initialiser of the weights, orthogonal(sqrt 2) by default.
     """
 
     sizes: Sequence[int]
     activation: str = "tanh"
     obs_ndim: int = 1
+    kernel_init: nn.initializers.Initializer = orthogonal(2**0.5)
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
         """Map [..., *obs_shape] float32 to [..., sizes[-1]]."""
         x = obs.reshape(*obs.shape[: obs.ndim - self.obs_ndim], -1) if self.obs_ndim != 1 else obs
         for size in self.sizes:
-            x = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=orthogonal(2**0.5))(x))
+            x = ACTIVATIONS[self.activation](nn.Dense(size, kernel_init=self.kernel_init)(x))
         return x
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import a2c, ars, ppo2, random_agent
+from agents import a2c, ars, ddpg, deepq, ppo2, random_agent, sac
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.common import Chunk, run_keys
@@ -132,6 +132,25 @@ def learner(name: str) -> Case:
         ),
         "a2c": (a2c.A2C, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "learning_rate": 0.05}),
         "ars": (ars.ARS, DISCRETE_DRIFT, {"num_population": 3}),
+        "deepq": (
+            deepq.DeepQ,
+            DISCRETE_DRIFT,
+            {"num_cpu": 4, "train_freq": 5, "learning_starts": 20, "gradient_steps": 2, "net_arch": (8,)}
+            | {"buffer_size": 80, "batch_size": 16, "learning_rate": 0.01, "target_network_update_freq": 40},
+        ),
+        "ddpg": (
+            ddpg.DDPG,
+            DRIFT,
+            {"num_cpu": 4, "nb_rollout_steps": 5, "nb_train_steps": 3, "learning_starts": 20, "net_arch": (8,)}
+            | {"memory_limit": 80, "batch_size": 16, "actor_lr": 0.01, "noise_param": True}
+            | {"twin_critics": True, "policy_delay": 2},
+        ),
+        "sac": (
+            sac.SAC,
+            DRIFT,
+            {"num_cpu": 4, "train_freq": 5, "gradient_steps": 2, "learning_starts": 20, "net_arch": (8,)}
+            | {"buffer_size": 80, "batch_size": 16, "learning_rate": 0.01},
+        ),
         "random_agent": (random_agent.RandomAgent, DISCRETE_DRIFT, {"num_cpu": 4, "n_steps": 3}),
     }[name]
     config, hyper = cls.configure(options)

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import pytest
 
 from agents.options import declared, options_of
-from agents.registry import algorithm_class, registered_rl
-from agents.types import Clock, Transition
+from agents.registry import ActionType, algorithm_class, registered_rl
+from agents.types import Clock, Player, Transition
 from envs import mobile_arena, omnirobot_arena
 from envs.host.kuka_button import KukaButtonGymEnv
 from envs.make import EnvOptions, host_factory
 from envs.registry import BRAX_NAMES, registered_env, registered_twin
-from envs.types import Discrete, Spec
+from envs.types import Box, Discrete, Spec
 from launch.enjoy import enjoy_flags, parse_enjoy_args
 from launch.runtime.errors import HelpRequested
 from launch.runtime.flag_parser import FlagParser
@@ -30,7 +30,7 @@ from launch.runtime.plugin import load_plugin
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
-BUILT_IN = ("a2c", "ars", "ppo2", "random_agent")
+BUILT_IN = ("a2c", "ars", "ddpg", "deepq", "ppo2", "random_agent", "sac")
 
 
 def read(path: Path) -> str:
@@ -107,14 +107,16 @@ def test_options_are_documented_with_their_defaults(algo):
 def logged_metrics(algo: str) -> set[str]:
     """Names of the metrics that an algorithm's update returns."""
     cls = algorithm_class(algo)
-    config, hyper = cls.configure({})
-    agent = cls.make(Spec("Test-v0", (3,), "float32", Discrete(2), 8), config)
+    config, hyper = cls.configure({"noise_param": True})  # ddpg's, which adds metrics
+    action = Discrete(2) if ActionType.DISCRETE in registered_rl[algo][2] else Box((-1.0,), (1.0,))
+    agent = cls.make(Spec("Test-v0", (3,), "float32", action, 8), config)
     key, lead = jax.random.key(0), (agent.traits.rollout_length, agent.traits.num_envs)
 
     def update() -> dict:
         state = agent.init(key, cls.hyper_tree(hyper))
         obs, flag = jnp.zeros((*lead, 3)), jnp.zeros(lead, bool)
-        action, extras = jax.vmap(lambda o: agent.act(state, o, key, True))(obs)
+        player = Player(agent)
+        action, extras, _ = jax.vmap(lambda o: player.act(state, o, key, True, player.begin(lead[1])))(obs)
         batch = Transition(obs, action, jnp.zeros(lead), flag, flag, obs, extras)
         return agent.update(state, batch, key, cls.hyper_tree(hyper), Clock(jnp.int32(0), jnp.float32(0)))[1]
 

@@ -67,6 +67,28 @@ class DiagGaussian(NamedTuple):
         return self.mean
 
 
+class TanhGaussian(NamedTuple):
+    """Gaussian `mean`, `log_std` [..., size] squashed to -1 ... 1 by tanh (Haarnoja et al. 2018, appendix C)."""
+
+    mean: jax.Array
+    log_std: jax.Array
+
+    def sample_and_log_prob(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw actions [..., size] with their log densities [...].
+
+        Together, from what was drawn before the squashing: the density of a saturated action cannot be recovered.
+        """
+        gaussian = DiagGaussian(self.mean, self.log_std)
+        drawn = gaussian.sample(key)
+        # log(1 - tanh(x)^2), in a form that stays exact for large |x|
+        slope = 2.0 * (math.log(2.0) - drawn - jax.nn.softplus(-2.0 * drawn))
+        return jnp.tanh(drawn), gaussian.log_prob(drawn) - jnp.sum(slope, axis=-1)
+
+    def mode(self) -> jax.Array:
+        """The squashed mean [..., size]."""
+        return jnp.tanh(self.mean)
+
+
 def distribution(output: jax.Array | tuple[jax.Array, jax.Array]) -> Categorical | DiagGaussian:
     """Wrap a policy head's output: logits, or (mean, log_std)."""
     return DiagGaussian(*output) if isinstance(output, tuple) else Categorical(output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,3 +54,8 @@ def normalize(stats: RunningStats | tuple[()], obs: jax.Array) -> jax.Array:
     if not isinstance(stats, RunningStats):
         return obs
     return jnp.clip((obs - stats.mean) * jax.lax.rsqrt(stats.var + EPSILON), -CLIP, CLIP)
+
+
+def observe(stats: RunningStats | tuple[()], obs: jax.Array, weight: jax.Array | None = None) -> Any:
+    """`update_stats` where there are statistics; () stays ()."""
+    return update_stats(stats, obs, weight) if isinstance(stats, RunningStats) else stats

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from agents.common.distributions import Categorical, DiagGaussian, distribution
-from agents.common.normalizer import RunningStats, init_stats, normalize, update_stats
+from agents.common.normalizer import RunningStats, init_stats, normalize, observe
 from agents.common.returns import fold, gae
 from agents.types import Transition
 from envs.types import Discrete, Spec
@@ -102,4 +102,4 @@ class ActorCriticPolicy:
 
     def observe(self, stats: RunningStats | tuple[()], obs: jax.Array) -> RunningStats | tuple[()]:
         """Take a rollout's observations [T, N, *obs_shape] into the statistics, after learning from it."""
-        return update_stats(stats, obs) if isinstance(stats, RunningStats) else stats
+        return observe(stats, obs)

@@ -14,7 +14,7 @@ import numpy as np
 
 from agents.base_classes import BaseRLObject, JaxAlgorithm
 from agents.registry import AlgoType, algorithm_class, registered_rl
-from agents.types import Agent
+from agents.types import Agent, Player
 from envs.make import EnvOptions
 from envs.types import Box, Discrete, Spec
 from launch.runtime.model import BEST, FINAL, INFO_FILE, load_model, read_info, save_model
@@ -99,15 +99,25 @@ def actor(algorithm: BaseRLObject, deterministic: bool, seed: int) -> Callable[[
     if evolution and not deterministic and isinstance(algorithm.spec.action, Box):
         raise ValueError(f"--nodeterministic: {algorithm.name} has no distribution of continuous actions to draw from")
 
-    @jax.jit
-    def choose(state: Any, obs: Any, step: int) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(seed), step)
-        if evolution and not deterministic:
-            return jax.random.categorical(key, jnp.log(agent.probabilities(state, obs)))
-        return agent.act(state, obs, key, not deterministic)[0]
+    player = Player(agent)
 
-    steps = itertools.count()
-    return lambda obs, dones: choose(state, obs, next(steps))
+    @jax.jit
+    def choose(state: Any, obs: Any, step: int, memory: Any, ended: Any) -> tuple[jax.Array, Any]:
+        key, memory = jax.random.fold_in(jax.random.key(seed), step), player.forget(memory, ended)
+        if evolution and not deterministic:
+            return jax.random.categorical(key, jnp.log(agent.probabilities(state, obs))), memory
+        action, _, memory = player.act(state, obs, key, not deterministic, memory)
+        return action, memory
+
+    steps, memory = itertools.count(), None
+
+    def play(obs: Any, dones: np.ndarray) -> jax.Array:
+        nonlocal memory
+        memory = player.begin(len(obs)) if memory is None else memory
+        action, memory = choose(state, obs, next(steps), memory, dones)
+        return action
+
+    return play
 
 
 def load_policy(path: str | Path, cls: type[JaxAlgorithm] | None = None, run: int = 0) -> JaxAlgorithm:

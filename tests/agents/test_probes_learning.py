@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from agents import a2c, ars, ppo2, random_agent
+from agents import a2c, ars, ddpg, deepq, ppo2, random_agent, sac
 from agents.common.normalizer import normalize
 from agents.common.on_policy import ActorCriticPolicy
-from agents.types import Agent, AgentState
+from agents.types import Agent, AgentState, Player
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.drivers.host import HostDriver
+from networks.values import Encoder, QNetwork
 from tests.device_pool import DeviceEnvPool
 from tests.probes import PROBES, Answers, ObservedActionReward, Probe
 
@@ -60,12 +61,12 @@ class Suite(Probe):
         steps = [step._replace(obs=self._encode(i, step.obs)) for i, step in enumerate(steps)]
         return (number, states), jax.tree.map(lambda *leaves: jnp.stack(leaves)[number], *steps)
 
-    def check(self, values: np.ndarray, actions: np.ndarray) -> None:
+    def check(self, values: np.ndarray | None, actions: np.ndarray) -> None:
         """Compare learned values [obs_size] and actions [obs_size, ...] with every probe's answers."""
         for probe, first in zip(self._probes, self._first):
             answers = probe.answers(GAMMA)
             rows = slice(first, first + len(answers.obs))
-            check(answers, values[rows], actions[rows], type(probe).__name__)
+            check(answers, None if values is None else values[rows], actions[rows], type(probe).__name__)
 
 
 def check(answers: Answers, values: np.ndarray | None, actions: np.ndarray, name: str) -> None:
@@ -145,6 +146,53 @@ def test_actor_critics_solve_each_probe(probe: type[Probe], name: str, continuou
     agent, state = learn(module, algorithm, env, 1000 if name == "a2c" else 150, False, options)
     answers = env.answers(GAMMA)
     check(answers, *actor_critic(agent, state, env.spec, algorithm.configure(options)[0], answers.obs), probe.__name__)
+
+
+OFF_POLICY = {"num_cpu": 16, "train_freq": 2, "gradient_steps": 4, "batch_size": 256, "buffer_size": 8192}
+OFF_POLICY |= {"learning_starts": 256, "gamma": GAMMA, "normalize": False}
+DEEPQ = {"net_arch": (), "learning_rate": 0.03, "target_network_update_freq": 320}
+DEEPQ |= {"exploration_fraction": 1.0, "exploration_final_eps": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("on_host", "options"),
+    [(False, {}), (True, {"prioritized": False, "double": False, "dueling": False})],
+    ids=["all-device", "plain-host"],
+)
+def test_deepq_solves_all_probes(on_host: bool, options: dict[str, Any]) -> None:
+    env = Suite(continuous=False)
+    _, state = learn(deepq, deepq.DeepQ, env, 600, on_host, OFF_POLICY | DEEPQ | options)
+    config = deepq.DeepQ.configure(OFF_POLICY | DEEPQ | options)[0]
+    network = QNetwork(Encoder(False, 1), 2, config.dueling, config.net_arch)
+    values = np.asarray(network.apply(state.acting.params, np.eye(env.obs_size, dtype=np.float32)))
+    env.check(values.max(axis=1), np.argmax(values, axis=1))
+
+
+CONTINUOUS = {"net_arch": (64, 64), "lr_schedule": "linear", "tau": 0.05, "learning_starts": 4096}
+SAC = OFF_POLICY | CONTINUOUS | {"learning_rate": 3e-3, "auto_ent_coef": False, "ent_coef": 0.01}
+DDPG = {"num_cpu": 16, "nb_rollout_steps": 2, "nb_train_steps": 4, "batch_size": 256, "memory_limit": 8192}
+DDPG |= CONTINUOUS | {"gamma": GAMMA, "normalize": False, "actor_lr": 3e-3, "critic_lr": 3e-3, "critic_l2_reg": 0}
+TD3 = {"twin_critics": True, "policy_delay": 2, "target_noise": 0.05, "noise_action": "normal", "noise_param": True}
+
+
+@pytest.mark.parametrize(
+    ("module", "algorithm", "on_host", "options"),
+    [
+        (sac, sac.SAC, False, SAC),
+        (sac, sac.SAC, True, SAC),
+        (ddpg, ddpg.DDPG, False, DDPG | TD3),
+        (ddpg, ddpg.DDPG, True, DDPG),
+    ],
+    ids=["sac-device", "sac-host", "ddpg-td3-device", "ddpg-host"],
+)
+def test_off_policy_actors_solve_all_probes(
+    module: ModuleType, algorithm: Any, on_host: bool, options: dict[str, Any]
+) -> None:
+    env = Suite(continuous=True)
+    agent, state = learn(module, algorithm, env, 600, on_host, options)
+    obs, key = np.eye(env.obs_size, dtype=np.float32), jax.random.key(0)
+    actions, _, _ = Player(agent).act(state, obs, key, False, Player(agent).begin(len(obs)))
+    env.check(None, np.asarray(actions))
 
 
 @pytest.mark.parametrize(("algo_type", "on_host"), [("v1", True), ("v2", False)], ids=["v1-host", "v2-device"])

@@ -62,7 +62,7 @@ def test_good_command_lines_parse(line, tmp_path, monkeypatch):
 
 # --- generators of bad command lines: rng -> words -------------------------------------------------------------------
 
-ALGOS = ("a2c", "ars", "ppo2", "random_agent")
+ALGOS = ("a2c", "ars", "ddpg", "deepq", "ppo2", "random_agent", "sac")
 FLAGS = {algo: [*common_flags().names, *add_algorithm_flags(common_flags(), algo)] for algo in ALGOS}
 INTEGERS = ["num-timesteps", "seed", "num-stack", "action-repeat", "port", "num-seeds", "num-cpu", "n-steps"]
 INTEGERS += ["eval-episodes", "episode-window", "image-size", "nminibatches", "num-workers", "min-episodes-save"]
@@ -77,6 +77,9 @@ FOREIGN = [
     ("ars", "n-steps", "5"),
     ("ars", "num-cpu", "4"),
     ("ars", "gamma", "0.9"),
+    ("deepq", "ent-coef", "0.1"),
+    ("sac", "dueling", "1"),
+    ("ddpg", "buffer-size", "100"),
     ("random_agent", "learning-rate", "0.1"),
     ("random_agent", "num-population", "3"),
 ]
@@ -110,6 +113,9 @@ COMBINATIONS = [
     "--sweep num_cpu:1,2",
     "--algo ars --sweep num_population:4,8",
     "--algo random_agent --sweep gamma:0.9",
+    "--algo deepq --continuous",
+    "--algo sac",
+    "--algo ddpg --env MobileRobotGymEnv-v0",
 ]
 
 
@@ -282,6 +288,7 @@ def test_bad_command_lines_are_refused(line, tmp_path, monkeypatch, capsys):
         (["launch/train.py"], ["--algo=ppo2", "--joints"]),
         (["launch/train.py"], ["--resume", "nowhere"]),
         (["launch/train.py"], ["--env=CartPole-v1", "--simulator=jax", "--n-steps=5", "--nminibatches=3"]),
+        (["launch/train.py"], ["--algo=deepq", "--env=CartPole-v1", "--simulator=jax", "--buffer-size=3"]),
     ],
 )
 def test_bad_command_lines_as_processes(start, line, tmp_path):

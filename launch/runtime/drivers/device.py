@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from agents.types import Agent, AgentState, Clock, Transition
+from agents.types import Agent, AgentState, Clock, Player, Transition
 from envs.device.batch import BatchEnv
 from launch.runtime.drivers.common import (
     ENVIRONMENT,
@@ -37,6 +37,7 @@ class Run(NamedTuple):
     obs: jax.Array
     returns: jax.Array  # of the episodes under way, float32 [N]
     lengths: jax.Array  # int32 [N]
+    memory: Any  # what the agent remembers, leaves [N, ...]
 
 
 class Report(NamedTuple):
@@ -71,6 +72,7 @@ class DeviceDriver:
         record = 9 * self.num_runs * traits.rollout_length * traits.num_envs
         self.max_chunk = max(1, min(max_chunk, iterations, EPISODE_RECORD_BYTES // record))
         self._env = env
+        self._player = Player(agent)
         self._batch_env = BatchEnv(env, auto_reset=not traits.fresh_episodes)
         self._progress_per_iteration = np.float32(1.0 / iterations)
         self._keys = run_keys(seeds)
@@ -159,7 +161,7 @@ class DeviceDriver:
         num_envs = self.agent.traits.num_envs
         agent = self.agent.init(jax.random.fold_in(key, INIT), hyper)
         env, obs = self._batch_env.reset(self._env_keys(key))
-        return Run(agent, env, obs, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32))
+        return Run(agent, env, obs, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32), self._player.begin(num_envs))
 
     def _play_chunk(
         self, run: Run, key: jax.Array, hyper: Any, start: jax.Array, count: jax.Array, per_iteration: jax.Array
@@ -181,7 +183,8 @@ class DeviceDriver:
         """One rollout and one update."""
         if self.agent.traits.fresh_episodes:
             env, obs = self._batch_env.reset(run.env.key, clock.iteration)
-            run = run._replace(env=env, obs=obs, returns=jnp.zeros_like(run.returns), lengths=run.lengths * 0)
+            memory = self._player.begin(self.agent.traits.num_envs)
+            run = Run(run.agent, env, obs, jnp.zeros_like(run.returns), run.lengths * 0, memory)
         act_key, update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), clock.iteration))
         run, batch, record = self._rollout(run, act_key)
         agent, metrics = self.agent.update(run.agent, batch, update_key, hyper, clock)
@@ -193,8 +196,8 @@ class DeviceDriver:
         traits = self.agent.traits
 
         def step(carry: tuple, key: jax.Array) -> tuple:
-            env, obs, returns, lengths, alive = carry
-            action, extras = self.agent.act(run.agent, obs, key, True)
+            env, obs, returns, lengths, memory, alive = carry
+            action, extras, memory = self._player.act(run.agent, obs, key, True, memory)
             env, result = self._batch_env.step(env, clip_action(self.spec, action))
             seen = (obs, result.next_obs) if traits.keep_obs else ((), ())
             row = Transition(seen[0], action, result.reward, result.terminated, result.truncated, seen[1], extras)
@@ -203,12 +206,13 @@ class DeviceDriver:
             record = (done, returns, lengths, jnp.sum(alive))
             keep = ~done
             alive = alive & keep if traits.fresh_episodes else alive
-            return (env, result.obs, returns * keep, lengths * keep, alive), (row, record)
+            memory = self._player.forget(memory, done)
+            return (env, result.obs, returns * keep, lengths * keep, memory, alive), (row, record)
 
-        carry = (run.env, run.obs, run.returns, run.lengths, jnp.ones(traits.num_envs, bool))
+        carry = (*run[1:], jnp.ones(traits.num_envs, bool))
         keys = jax.random.split(key, traits.rollout_length)
         (*after, _), (batch, record) = cast(tuple, jax.lax.scan(step, carry, keys))
-        return Run(run.agent, *after), batch, record
+        return Run(run.agent, *after), self._player.noted(batch, run.memory), record
 
     def _play_episodes(self, agent: AgentState, key: jax.Array, *, episodes: int, explore: bool) -> jax.Array:
         """Returns [episodes] of one episode in each of as many environments; stops when the last has ended."""
@@ -218,18 +222,18 @@ class DeviceDriver:
         limit = self.spec.max_episode_steps or NO_LIMIT
 
         def unfinished(carry: tuple) -> jax.Array:
-            step, _, _, _, alive = carry
+            step, *_, alive = carry
             return jnp.any(alive) & (step < limit)
 
         def step(carry: tuple) -> tuple:
-            i, state, obs, returns, alive = carry
-            action, _ = self.agent.act(agent, obs, jax.random.fold_in(key, i), explore)
+            i, state, obs, memory, returns, alive = carry
+            action, _, memory = self._player.act(agent, obs, jax.random.fold_in(key, i), explore, memory)
             state, result = env.step(state, clip_action(self.spec, action))
             returns = returns + jnp.where(alive, result.reward, 0.0)
-            return i + 1, state, result.obs, returns, alive & ~(result.terminated | result.truncated)
+            return i + 1, state, result.obs, memory, returns, alive & ~(result.terminated | result.truncated)
 
-        carry = (jnp.int32(0), state, obs, jnp.zeros(episodes), jnp.ones(episodes, bool))
-        return jax.lax.while_loop(unfinished, step, carry)[3]
+        carry = (jnp.int32(0), state, obs, self._player.begin(episodes), jnp.zeros(episodes), jnp.ones(episodes, bool))
+        return jax.lax.while_loop(unfinished, step, carry)[4]
 
 
 def _episodes(reports: Report) -> Episodes:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.types import Agent, AgentState, Clock, Transition
+from agents.types import Agent, AgentState, Clock, Player, Transition
 from envs.types import Spec
 from launch.runtime.drivers.common import (
     EVALUATION,
@@ -86,10 +86,12 @@ class HostDriver:
         runs = self.num_runs
         self._init = jax.jit(over_runs(self._start, runs, (0, 0)))
         self._rollout_keys = jax.jit(over_runs(self._rollout_keys_one, runs, (0, None)))
-        self._act = jax.jit(over_runs(self._act_one, runs, (0, 0, 0, None)))
+        self._player = Player(agent)
+        self._act = jax.jit(over_runs(self._act_one, runs, (0, 0, 0, None, 0, 0)))
+        self._begin = jax.jit(lambda count: self._memory_of(count), static_argnums=0)
         self._update = jax.jit(over_runs(self._update_one, runs, (0, 0, 0, 0, None, None)), donate_argnums=0)
         self._eval_act = {
-            explore: jax.jit(over_runs(self._evaluation_act(explore), runs, (0, 0, None, None)))
+            explore: jax.jit(over_runs(self._evaluation_act(explore), runs, (0, 0, None, None, 0)))
             for explore in (False, True)
         }
         self._agent_state: AgentState | None = None
@@ -102,6 +104,8 @@ class HostDriver:
         self._pool: Pool | None = None
         self._eval_pool: tuple[int, Pool] | None = None
         self._obs: list[np.ndarray] = []
+        self._memory: list[Any] = []
+        self._ended: list[Any] = []  # bool [K, n] of each group, () where the agent has no memory
         self._buffers: Transition | None = None
         self._returns = np.zeros((runs, traits.num_envs))
         self._lengths = np.zeros((runs, traits.num_envs), np.int64)
@@ -120,9 +124,12 @@ class HostDriver:
         fresh = self.agent.traits.fresh_episodes
         if self._pool is None or fresh:
             self._begin_episodes()
+        known = self._remembered()
         steps, episodes = self._rollout(iteration)
+        assert self._buffers is not None
+        batch = self._player.noted(self._buffers, known)
         self._agent_state, metrics = self._update(
-            self.state, self._buffers, self._keys, self.hyper, iteration, self._per_iteration
+            self.state, batch, self._keys, self.hyper, iteration, self._per_iteration
         )
         self.iteration += 1
         return Chunk({name: np.asarray(value)[None] for name, value in metrics.items()}, steps[None], episodes)
@@ -140,8 +147,10 @@ class HostDriver:
         for number in range(-(-episodes // num_envs)):
             obs, key = pool.reset(seed * EVALUATION_ROUNDS + number), jax.random.fold_in(jax.random.key(seed), number)
             returns, alive = np.zeros(shape, np.float32), np.ones(shape, bool)
+            memory = self._begin(num_envs)
             for step in range(self.spec.max_episode_steps or NO_LIMIT):
-                action = self._eval_act[explore](state, obs.reshape(*shape, *obs.shape[1:]), key, np.int32(step))
+                rows = obs.reshape(*shape, *obs.shape[1:])
+                action, memory = self._eval_act[explore](state, rows, key, np.int32(step), memory)
                 action = clip_action(self.spec, np.asarray(action), np)
                 pool.send(0, action.reshape(-1, *self.spec.action_shape), alive.reshape(-1))
                 out = pool.receive(0)
@@ -193,10 +202,30 @@ class HostDriver:
         act_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[0]
         return jax.random.split(act_key, self.agent.traits.rollout_length * len(self._groups))
 
+    def _memory_of(self, count: int) -> Any:
+        """What the agent knows of `count` environments of each run when an episode begins, leaves [K, count, ...]."""
+        memory = self._player.begin(count)
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (self.num_runs, *x.shape)), memory)
+
+    def _remembered(self) -> Any:
+        """What the agent knows of its environments now, leaves [K, N, ...]; () where it has no memory."""
+        if self.agent.memory is None:
+            return ()
+        num_envs = self.agent.traits.num_envs
+        known = jax.tree.map(np.array, self._begin(num_envs))
+        for ranks, memory, ended in zip(self._ranks, self._memory, self._ended, strict=True):
+
+            def keep(new: np.ndarray, old: Any, ranks: slice = ranks, ended: np.ndarray = ended) -> None:
+                wide = ended.reshape(*ended.shape, *[1] * (new.ndim - 2))
+                new[:, ranks] = np.where(wide, new[:, ranks], np.asarray(old))
+
+            jax.tree.map(keep, known, memory)
+        return known
+
     def _act_one(
-        self, state: AgentState, obs: jax.Array, keys: jax.Array, index: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        return self.agent.act(state, obs, keys[index], True)
+        self, state: AgentState, obs: jax.Array, keys: jax.Array, index: jax.Array, memory: Any, ended: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
+        return self._player.act(state, obs, keys[index], True, self._player.forget(memory, ended))
 
     def _update_one(
         self,
@@ -211,10 +240,13 @@ class HostDriver:
         clock = Clock(iteration, jnp.minimum(iteration * per_iteration, 1.0))
         return self.agent.update(state, batch, update_key, hyper, clock)
 
-    def _evaluation_act(self, explore: bool) -> Callable[..., jax.Array]:
-        def act(state: AgentState, obs: jax.Array, key: jax.Array, step: jax.Array) -> jax.Array:
+    def _evaluation_act(self, explore: bool) -> Callable[..., tuple[jax.Array, Any]]:
+        def act(
+            state: AgentState, obs: jax.Array, key: jax.Array, step: jax.Array, memory: Any
+        ) -> tuple[jax.Array, Any]:
             key = jax.random.fold_in(jax.random.fold_in(key, EVALUATION), step)
-            return self.agent.act(state, obs, key, explore)[0]
+            action, _, memory = self._player.act(state, obs, key, explore, memory)
+            return action, memory
 
         return act
 
@@ -227,6 +259,8 @@ class HostDriver:
         # Numbered by the iteration, so that a resumed run does not replay the episodes it began with.
         obs = self._pool.reset(self.iteration)
         self._obs = [obs[group].reshape(self.num_runs, -1, *self.spec.obs_shape) for group in self._groups]
+        self._memory = [self._begin(x.shape[1]) for x in self._obs]
+        self._ended = [np.zeros(x.shape[:2], bool) if self.agent.memory else () for x in self._obs]
         self._returns[:], self._lengths[:] = 0.0, 0
 
     def _evaluation_pool(self, num_envs: int) -> Pool:
@@ -250,7 +284,10 @@ class HostDriver:
 
         def act(group: int, t: int) -> None:
             obs = self._obs[group]
-            action, extras = self._act(state, obs, keys, np.int32(t * groups + group))
+            memory, ended = self._memory[group], self._ended[group]
+            action, extras, self._memory[group] = self._act(
+                state, obs, keys, np.int32(t * groups + group), memory, ended
+            )
             action = np.asarray(action)
             sent = clip_action(self.spec, action, np).reshape(-1, *self.spec.action_shape)
             pool.send(group, sent, alive.reshape(-1) if traits.fresh_episodes else None)
@@ -286,6 +323,8 @@ class HostDriver:
         """Write what came of step t."""
         buffers, ranks, shape = self._buffers, self._ranks[group], self._obs[group].shape
         assert buffers is not None
+        if self.agent.memory is not None:
+            self._ended[group] = (out.terminated | out.truncated).reshape(shape[:2])
         buffers.reward[:, t, ranks] = out.reward.reshape(shape[:2])
         buffers.terminated[:, t, ranks] = out.terminated.reshape(shape[:2])
         buffers.truncated[:, t, ranks] = out.truncated.reshape(shape[:2])

@@ -36,6 +36,7 @@ from tests.driver_cases import (
 )
 from tests.probes import ObservedActionReward
 
+OFF_POLICY = ("ddpg", "deepq", "sac")
 SEEDS = (3, 4, 5, 6)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 ROOT = Path(__file__).parents[3]
@@ -57,7 +58,9 @@ def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
 # -- the two agree ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("a2c", (3,)), ("ars", (3, 4))])
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("ppo2", (3,)), ("a2c", (3,)), ("ars", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)]
+)
 def test_host_and_device_learn_the_same(name: str, seeds: tuple[int, ...]) -> None:
     on_device, on_host = learner(name).device(seeds), learner(name).host(seeds)
     before = bits(on_device.acting())
@@ -131,6 +134,15 @@ def test_runs_of_a_sweep_are_single_runs(four_runs: tuple[DeviceDriver, Chunk], 
     runs = slice(index, index + 1)
     assert_same_report(run(alone, 3), pick(report, runs), 1e-4)
     assert_same(alone.state, jax.tree.map(lambda x: x[runs], together.state), 1e-4)
+
+
+@pytest.mark.parametrize("name", OFF_POLICY)
+def test_runs_of_off_policy_sweeps_are_single_runs(name: str) -> None:
+    """A replay memory is written and read in one place by all runs of a sweep, and yet each keeps its own."""
+    together, alone = learner(name).device((3, 4)), learner(name).device((4,))
+    reports = run(together, 3), run(alone, 3)
+    assert_same_report(reports[1], pick(reports[0], slice(1, 2)), 1e-4)
+    assert_same(alone.state, jax.tree.map(lambda x: x[1:2], together.state), 1e-4)
 
 
 def test_seeds_and_hyperparameters_matter() -> None:
@@ -266,7 +278,7 @@ def test_a_chunk_is_no_longer_than_its_limit() -> None:
     assert driver.iteration == MAX_CHUNK
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("ars", (3, 4))])
+@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("ars", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)])
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, seeds: tuple[int, ...]) -> None:
     driver = learner(name).device(seeds)
     run(driver, 2)

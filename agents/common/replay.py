@@ -1,0 +1,238 @@
+"""Replay memory on the device: a ring of the last steps of N environments, sampled evenly or by priority.
+
+Where the ring is written follows from the clock, which all runs of a sweep share: a vmapped run writes in place.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from agents.types import Clock, Transition
+from envs.types import Spec
+
+
+class Replay(NamedTuple):
+    """The ring; leaves lead with [rows, N].
+
+    `next_obs` is () for pictures: a frame is stored once, its successor is the frame in the row after it.
+    """
+
+    obs: Any
+    action: Any
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    next_obs: Any
+
+
+class Place(NamedTuple):
+    """Where transitions lie in the ring: int32 [B] each."""
+
+    row: jax.Array
+    env: jax.Array
+
+
+class Minibatch(NamedTuple):
+    """Transitions ready for learning, leaves [B, ...]; the target of a value is reward + discount * V(next_obs).
+
+    Attributes:
+        obs: Observation that was acted on.
+        action: What was done.
+        reward: Discounted sum of the rewards of up to n steps, float32.
+        discount: gamma to the number of those steps, 0 after a death; float32.
+        next_obs: Observation after those steps.
+        weight: 0 where the successor is not known (a picture after a time limit), else 1; float32.
+    """
+
+    obs: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    discount: jax.Array
+    next_obs: jax.Array
+    weight: jax.Array
+
+
+class ReplayMemory:
+    """Layout of a replay memory, and the pure functions that fill and read it; holds no data.
+
+    Args:
+        spec: Environment whose steps are stored.
+        capacity: Steps to remember, of all environments together; rounded down to whole rollouts.
+        rollout_length: T, steps of each environment that are added at a time.
+        num_envs: N.
+        n_step: Steps that a transition spans at most; it ends earlier with its episode.
+
+    Raises:
+        ValueError: The capacity is less than one rollout and the steps of one transition.
+    """
+
+    def __init__(self, spec: Spec, capacity: int, rollout_length: int, num_envs: int, n_step: int = 1) -> None:
+        self.spec, self.num_envs, self.length, self.n_step = spec, num_envs, rollout_length, n_step
+        self.stores_next = not spec.pixels
+        # The newest rows do not yet have all that a transition spans.
+        self.unripe = n_step - 1 if self.stores_next else n_step
+        self.blocks = capacity // (num_envs * rollout_length)
+        self.rows = self.blocks * rollout_length
+        if self.rows <= self.unripe:
+            least = num_envs * rollout_length * (1 + self.unripe // rollout_length)
+            raise ValueError(f"a replay memory of {capacity} steps is too small: at least {least} are needed")
+
+    def init(self) -> Replay:
+        """An empty memory."""
+        spec, lead = self.spec, (self.rows, self.num_envs)
+        obs = jnp.zeros((*lead, *spec.obs_shape), spec.obs_dtype)
+        return Replay(
+            obs=obs,
+            action=jnp.zeros((*lead, *spec.action_shape), spec.action_dtype),
+            reward=jnp.zeros(lead),
+            terminated=jnp.zeros(lead, bool),
+            truncated=jnp.zeros(lead, bool),
+            next_obs=jnp.copy(obs) if self.stores_next else (),
+        )
+
+    def add(self, replay: Replay, batch: Transition, clock: Clock) -> Replay:
+        """Write the rollout of this iteration over the oldest."""
+        start = clock.iteration % self.blocks * self.length
+
+        def write(ring: jax.Array, new: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(ring, new.astype(ring.dtype), start, axis=0)
+
+        next_obs = batch.next_obs if self.stores_next else ()
+        rollout = Replay(batch.obs, batch.action, batch.reward, batch.terminated, batch.truncated, next_obs)
+        return jax.tree.map(write, replay, rollout)
+
+    def read(self, replay: Replay, place: Place, gamma: ArrayLike) -> Minibatch:
+        """The transitions at `place`: rewards summed over up to n steps, until a death or a time limit."""
+        reward, discount, going = jnp.float32(0.0), jnp.float32(1.0), jnp.ones_like(place.row, bool)
+        last = place
+        for step in range(self.n_step):
+            here = Place((place.row + step) % self.rows, place.env)
+            reward = reward + jnp.where(going, discount * replay.reward[here], 0.0)
+            discount = jnp.where(going, discount * gamma, discount)
+            last = Place(jnp.where(going, here.row, last.row), place.env)
+            going = going & ~(replay.terminated[here] | replay.truncated[here])
+        terminated, truncated = replay.terminated[last], replay.truncated[last]
+        if self.stores_next:
+            next_obs, weight = replay.next_obs[last], jnp.ones_like(reward)
+        else:
+            next_obs = replay.obs[(last.row + 1) % self.rows, last.env]
+            weight = jnp.where(truncated & ~terminated, 0.0, 1.0)
+        discount = jnp.where(terminated, 0.0, discount)
+        return Minibatch(replay.obs[place], replay.action[place], reward, discount, next_obs, weight)
+
+    def bytes(self) -> int:
+        """Size of one run's memory."""
+        return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(self.init)))
+
+
+class UniformSampler:
+    """Draws all stored transitions alike; has the methods of `PrioritizedSampler` and keeps nothing."""
+
+    def __init__(self, memory: ReplayMemory) -> None:
+        self.memory = memory
+
+    def init(self) -> tuple[()]:
+        """Nothing to keep."""
+        return ()
+
+    def add(self, priorities: Any, alpha: ArrayLike, clock: Clock) -> tuple[()]:
+        """Nothing to note."""
+        return ()
+
+    def update(self, priorities: Any, place: Place, error: jax.Array, alpha: ArrayLike) -> tuple[()]:
+        """Nothing to note."""
+        return ()
+
+    def sample(
+        self, priorities: Any, key: jax.Array, size: int, beta: ArrayLike, clock: Clock
+    ) -> tuple[Place, jax.Array]:
+        """Draw `size` transitions with repetition: (where they lie, weights of 1 [size])."""
+        memory, (row_key, env_key) = self.memory, jax.random.split(key)
+        stored = jnp.minimum(clock.iteration + 1, memory.blocks) * memory.length - memory.unripe
+        oldest = jnp.where(clock.iteration < memory.blocks, 0, (clock.iteration + 1) % memory.blocks * memory.length)
+        row = (oldest + jax.random.randint(row_key, (size,), 0, stored)) % memory.rows
+        return Place(row, jax.random.randint(env_key, (size,), 0, memory.num_envs)), jnp.ones(size)
+
+
+class Priorities(NamedTuple):
+    """Priorities of the transitions as segment trees, float32 [2 * leaves]: 1 is the root, 2i and 2i+1 are below i.
+
+    Attributes:
+        sum: Sums of priority^alpha; 0 for what may not be drawn.
+        min: Minima of priority^alpha; infinite for what may not be drawn.
+        highest: Largest priority so far [], which new transitions get.
+    """
+
+    sum: jax.Array
+    min: jax.Array
+    highest: jax.Array
+
+
+class PrioritizedSampler:
+    """Proportional prioritised replay (Schaul et al. 2016, arXiv 1511.05952, section 3.3) of a `ReplayMemory`."""
+
+    def __init__(self, memory: ReplayMemory) -> None:
+        self.memory = memory
+        self.depth = (memory.rows * memory.num_envs - 1).bit_length()
+        self.leaves = 1 << self.depth
+
+    def init(self) -> Priorities:
+        """No transition yet."""
+        size = 2 * self.leaves
+        return Priorities(jnp.zeros(size), jnp.full(size, jnp.inf), jnp.float32(1.0))
+
+    def add(self, priorities: Any, alpha: ArrayLike, clock: Clock) -> Priorities:
+        """Give the transitions that this iteration's rollout completed the highest priority; take the rest out."""
+        memory = self.memory
+        start = clock.iteration % memory.blocks * memory.length
+        offset = jnp.arange(-memory.unripe, memory.length)
+        ripe = offset < memory.length - memory.unripe
+        exists = (offset >= 0) | (clock.iteration > 0)
+        rows = (start + offset) % memory.rows
+        value = jnp.where(ripe & exists, priorities.highest**alpha, 0.0)
+        index = rows[:, None] * memory.num_envs + jnp.arange(memory.num_envs)
+        return self._set(priorities, index.reshape(-1), jnp.repeat(value, memory.num_envs))
+
+    def update(self, priorities: Any, place: Place, error: jax.Array, alpha: ArrayLike) -> Priorities:
+        """Set priorities to |temporal-difference error| [B] + 1e-6."""
+        value = jnp.abs(error) + 1e-6
+        highest = jnp.maximum(priorities.highest, jnp.max(value))
+        index = place.row * self.memory.num_envs + place.env
+        return self._set(priorities._replace(highest=highest), index, value**alpha)
+
+    def sample(
+        self, priorities: Any, key: jax.Array, size: int, beta: ArrayLike, clock: Clock
+    ) -> tuple[Place, jax.Array]:
+        """Draw `size` transitions by priority, one from each of as many equal shares of the sum.
+
+        Returns:
+            (where they lie, importance weights [size], of which the largest possible is 1)
+        """
+        total = priorities.sum[1]
+        mass = (jnp.arange(size) + jax.random.uniform(key, (size,))) / size * total
+        node = jnp.ones(size, jnp.int32)
+        for _ in range(self.depth):
+            left, right = priorities.sum[2 * node], priorities.sum[2 * node + 1]
+            # Rounding may leave a mass beyond all priorities: never go where there are none.
+            to_right = ((mass >= left) & (right > 0)) | (left <= 0)
+            mass = jnp.where(to_right, mass - left, mass)
+            node = 2 * node + to_right
+        weight = (priorities.sum[node] / priorities.min[1]) ** -jnp.asarray(beta)
+        leaf = node - self.leaves
+        return Place(leaf // self.memory.num_envs, leaf % self.memory.num_envs), weight
+
+    def _set(self, priorities: Priorities, index: jax.Array, value: jax.Array) -> Priorities:
+        """Set leaves [B] and mend the nodes above them."""
+        node = index + self.leaves
+        low = jnp.where(value > 0, value, jnp.inf)
+        sums, minima = priorities.sum.at[node].set(value), priorities.min.at[node].set(low)
+        for _ in range(self.depth):
+            node = node // 2
+            sums = sums.at[node].set(sums[2 * node] + sums[2 * node + 1])
+            minima = minima.at[node].set(jnp.minimum(minima[2 * node], minima[2 * node + 1]))
+        return Priorities(sums, minima, priorities.highest)
