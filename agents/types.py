@@ -84,6 +84,8 @@ class Agent(NamedTuple):
         update: (state, Transition[T, N], key, hyper, clock) -> (state, metrics: dict of float32 [])
         traits: static facts for the driver.
         probabilities: (state, obs[N, ...]) -> [N, n] action probabilities (discrete) or [N, size] mean action.
+        others: (state) -> further policies worth keeping beside `state.acting`, by the name to save them under. It only
+            picks leaves of the state, whatever axes they lead with.
     """
 
     init: Callable[..., AgentState]
@@ -91,3 +93,4 @@ class Agent(NamedTuple):
     update: Callable[..., tuple[AgentState, dict[str, jax.Array]]]
     traits: Traits
     probabilities: Callable[..., jax.Array]
+    others: Callable[[AgentState], dict[str, Any]] = lambda state: {}

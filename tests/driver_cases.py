@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import a2c, ars, ppo2, random_agent
+from agents import a2c, ars, cma_es, ppo2, random_agent
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.common import Chunk, run_keys
@@ -132,6 +132,7 @@ def learner(name: str) -> Case:
         ),
         "a2c": (a2c.A2C, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "learning_rate": 0.05}),
         "ars": (ars.ARS, DISCRETE_DRIFT, {"num_population": 3}),
+        "cma-es": (cma_es.CMAES, DISCRETE_DRIFT, {"num_population": 4, "num_episodes": 2, "net_arch": (3,)}),
         "random_agent": (random_agent.RandomAgent, DISCRETE_DRIFT, {"num_cpu": 4, "n_steps": 3}),
     }[name]
     config, hyper = cls.configure(options)

@@ -269,6 +269,9 @@ class _Training:
         if self.best is not None:
             acting = self.best
             scores["best"] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=self.best)
+        for name, other in self.driver.others().items():
+            scores[name] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=other)
+            self._save_model(name, other, scores[name].mean(axis=1))
         step = int(self.steps.min())
         self.logger.log(self.iteration, step, {f"score/{name}": r.mean(axis=1) for name, r in scores.items()})
         for run, label in enumerate(self.runs.labels):

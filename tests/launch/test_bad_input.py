@@ -37,6 +37,8 @@ GOOD = [
     "--hyperparam learning_rate:1e-3 n_steps:64 net-arch:32,32",
     "--sweep learning_rate:1e-4,3e-4 ent_coef:0,0.01 --num-seeds 2",
     "--algo ars --sweep exploration_noise:0.01,0.1 --hyperparam num_population:16",
+    "--algo cma-es -c --policy linear --sweep sigma:0.1,0.5 --num-episodes 4",
+    "--algo=cma-es --net-arch=16,16 --covariance=diagonal --mu=-0.1 --deterministic --nonormalize",
     "--env brax/ant --num-cpu 64",
     "--env Pendulum-v1 --simulator jax --gamma 0.9 --lam .95",
     "--env HalfCheetahBulletEnv-v0 --num-workers 2 --num-cpu 16",
@@ -62,7 +64,7 @@ def test_good_command_lines_parse(line, tmp_path, monkeypatch):
 
 # --- generators of bad command lines: rng -> words -------------------------------------------------------------------
 
-ALGOS = ("a2c", "ars", "ppo2", "random_agent")
+ALGOS = ("a2c", "ars", "cma-es", "ppo2", "random_agent")
 FLAGS = {algo: [*common_flags().names, *add_algorithm_flags(common_flags(), algo)] for algo in ALGOS}
 INTEGERS = ["num-timesteps", "seed", "num-stack", "action-repeat", "port", "num-seeds", "num-cpu", "n-steps"]
 INTEGERS += ["eval-episodes", "episode-window", "image-size", "nminibatches", "num-workers", "min-episodes-save"]
@@ -79,6 +81,8 @@ FOREIGN = [
     ("ars", "gamma", "0.9"),
     ("random_agent", "learning-rate", "0.1"),
     ("random_agent", "num-population", "3"),
+    ("cma-es", "exploration-noise", "0.1"),
+    ("ars", "sigma", "0.1"),
 ]
 COMBINATIONS = [
     "--joints",
@@ -109,6 +113,10 @@ COMBINATIONS = [
     "--sweep net_arch:64,32",
     "--sweep num_cpu:1,2",
     "--algo ars --sweep num_population:4,8",
+    "--algo cma-es --num-population 1",
+    "--algo cma-es --sigma 0",
+    "--algo cma-es --covariance banded",
+    "--algo cma-es --policy cnn",
     "--algo random_agent --sweep gamma:0.9",
 ]
 
