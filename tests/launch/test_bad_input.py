@@ -141,10 +141,10 @@ def joined(flag: str, value: str, rng: random.Random) -> list[str]:
 
 def misspelled_flag(rng: random.Random) -> list[str]:
     algo = rng.choice(ALGOS)
+    long_names = [name for name in FLAGS[algo] if len(name) > 4]
     while True:
-        name = rng.choice(FLAGS[algo])
-        wrong = misspelled(name, rng)
-        if len(name) > 4 and wrong not in FLAGS[algo] and not wrong.startswith("no"):
+        wrong = misspelled(rng.choice(long_names), rng)
+        if wrong not in FLAGS[algo] and not wrong.startswith("no"):
             return ["--algo", algo, *rng.choice([[f"--{wrong}"], joined(wrong, "1", rng)])]
 
 
