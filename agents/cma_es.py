@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
 
 from agents.base_classes import JaxAlgorithm
 from agents.common import cma
-from agents.common.distributions import Categorical
-from agents.common.evolution import episode_returns
+from agents.common.evolution import add_episodes, choose, episode_returns
 from agents.common.memory import available_memory
-from agents.common.normalizer import RunningStats, init_stats, normalize, update_stats
-from agents.common.returns import alive_mask
+from agents.common.normalizer import RunningStats, init_stats, normalize
 from agents.options import option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Discrete, Spec
@@ -93,8 +92,11 @@ class Policy(nn.Module):
         return nn.Dense(action.n if isinstance(action, Discrete) else action.size)(torso(obs))
 
 
-def network(spec: Spec, config: Config) -> nn.Module:
-    """The policy that the options ask for.
+def flat_policy(spec: Spec, config: Config) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], int]:
+    """The policy that the options ask for, as a function of its parameters in one vector.
+
+    Returns:
+        (function (weights [n], obs [..., *obs_shape]) -> outputs [..., outputs], n).
 
     Raises:
         ValueError: A linear policy or an mlp is to observe pictures, or they are too small for the cnn.
@@ -104,7 +106,17 @@ def network(spec: Spec, config: Config) -> nn.Module:
     if spec.pixels and min(spec.obs_shape[:2]) < SmallCNN.smallest:
         size = "x".join(map(str, spec.obs_shape[:2]))
         raise ValueError(f"cma-es needs pictures of at least {SmallCNN.smallest} pixels a side, {spec.id} gives {size}")
-    return Policy(spec, () if config.policy == "linear" else tuple(config.net_arch))
+    net = Policy(spec, () if config.policy == "linear" else tuple(config.net_arch))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype))
+    leaves, structure = jax.tree.flatten(shapes)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def outputs(weights: jax.Array, obs: jax.Array) -> jax.Array:
+        parts = jnp.split(weights, ends[:-1])
+        params = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+        return cast(jax.Array, net.apply(jax.tree.unflatten(structure, params), obs))
+
+    return outputs, int(ends[-1])
 
 
 def strategy_constants(config: Config, dimension: int) -> cma.Constants:
@@ -135,15 +147,9 @@ def make(spec: Spec, config: Config) -> Agent:
     if spec.max_episode_steps is None:
         raise ValueError(f"cma-es plays whole episodes, but {spec.id} has no limit of episode steps")
     discrete = isinstance(spec.action, Discrete)
-    net = network(spec, config)
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype))
-    dimension = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    outputs, dimension = flat_policy(spec, config)
     constants = strategy_constants(config, dimension)
-    unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))[1]
     standardise = config.normalize and not spec.pixels
-
-    def outputs(weights: jax.Array, obs: jax.Array) -> jax.Array:
-        return cast(jax.Array, net.apply(unravel(weights), obs))
 
     def draw(key: jax.Array, strategy: cma.Strategy) -> cma.Samples:
         return cma.ask(constants, strategy, jax.random.normal(key, (config.num_population, dimension)))
@@ -163,31 +169,22 @@ def make(spec: Spec, config: Config) -> Agent:
             out = out.reshape(obs.shape[0], -1)
         else:
             out = outputs(acting.weights, x)
-        if not discrete:
-            return out, {}
-        pi = Categorical(out)
-        return (pi.sample(key) if explore and not config.deterministic else pi.mode()), {}
+        return choose(out, discrete, key, explore and not config.deterministic), {}
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, search = state
         returns = episode_returns(batch).reshape(config.num_population, -1).mean(axis=1)
         search = _remember(acting, search, returns)
         mean, strategy = cma.tell(constants, search.strategy, acting.weights, search.samples, -returns, clock.iteration)
-        stats = acting.stats
-        if isinstance(stats, RunningStats):
-            stats = update_stats(stats, batch.obs, alive_mask(batch.terminated, batch.truncated))
-        deviations = jnp.sqrt(strategy.cov if constants.separable else jnp.diagonal(strategy.cov))
         metrics = {
             "fitness_mean": returns.mean(),
             "fitness_best": returns.max(),
             "best_member_return": search.member_return,
-            "sigma": strategy.sigma,
-            "deviation_min": strategy.sigma * deviations.min(),
-            "deviation_max": strategy.sigma * deviations.max(),
             "step_norm": jnp.linalg.norm(mean - acting.weights),
+            **_spread(strategy),
         }
         search = search._replace(strategy=strategy, samples=draw(key, strategy))
-        return AgentState(Acting(mean, stats), search), metrics
+        return AgentState(Acting(mean, add_episodes(acting.stats, batch)), search), metrics
 
     def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
         out = outputs(state.acting.weights, normalize(state.acting.stats, obs))
@@ -200,6 +197,13 @@ def make(spec: Spec, config: Config) -> Agent:
         keep_obs=standardise,
     )
     return Agent(init, act, update, traits, probabilities, lambda state: {"member": state.learning.member})
+
+
+def _spread(strategy: cma.Strategy) -> dict[str, jax.Array]:
+    """Step size, and the standard deviations of the narrowest and of the widest parameter."""
+    variances = strategy.cov if strategy.cov.ndim == 1 else jnp.diagonal(strategy.cov)
+    deviations = strategy.sigma * jnp.sqrt(variances)
+    return {"sigma": strategy.sigma, "deviation_min": deviations.min(), "deviation_max": deviations.max()}
 
 
 def _remember(mean: Acting, search: Search, returns: jax.Array) -> Search:
