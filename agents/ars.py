@@ -10,10 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from agents.base_classes import JaxAlgorithm
-from agents.common.distributions import Categorical
-from agents.common.evolution import episode_returns
-from agents.common.normalizer import RunningStats, init_stats, normalize, update_stats
-from agents.common.returns import alive_mask
+from agents.common.evolution import add_episodes, choose, episode_returns
+from agents.common.normalizer import RunningStats, init_stats, normalize
 from agents.options import option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Discrete, Spec
@@ -112,25 +110,19 @@ def make(spec: Spec, config: Config) -> Agent:
             sign = jnp.asarray([1.0, -1.0])[None, :, None]
             moved = sign * state.learning.noise * jnp.einsum("kpd,kda->kpa", x, state.learning.directions)
             out = out + moved.reshape(out.shape)
-        if not discrete:
-            return out, {}
-        pi = Categorical(out)
-        return (pi.sample(key) if explore and not config.deterministic else pi.mode()), {}
+        return choose(out, discrete, key, explore and not config.deterministic), {}
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, search = state
         returns = episode_returns(batch).reshape(config.num_population, 2)
         step, spread = search_step(returns, search.directions, hyper)
-        stats = acting.stats
-        if isinstance(stats, RunningStats):
-            stats = update_stats(stats, batch.obs, alive_mask(batch.terminated, batch.truncated))
         metrics = {
             "fitness_mean": returns.mean(),
             "fitness_best": returns.max(),
             "fitness_spread": spread,
             "step_norm": jnp.linalg.norm(step),
         }
-        return AgentState(Acting(acting.weights + step, stats), draw(key, hyper)), metrics
+        return AgentState(Acting(acting.weights + step, add_episodes(acting.stats, batch)), draw(key, hyper)), metrics
 
     def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
         out = outputs(state.acting, obs)

@@ -87,6 +87,8 @@ class Agent(NamedTuple):
             begins, leaves [n, ...]. `act` and `probabilities` then take the memory as one more argument, `act` returns
             it as a third result, and the extras of a batch hold as "memory" [N, ...] what was known when the rollout
             began.
+        others: (state) -> further policies worth keeping beside `state.acting`, by the name to save them under. It only
+            picks leaves of the state, whatever axes they lead with.
     """
 
     init: Callable[..., AgentState]
@@ -95,6 +97,7 @@ class Agent(NamedTuple):
     traits: Traits
     probabilities: Callable[..., jax.Array]
     memory: Callable[[int], Any] | None = None
+    others: Callable[[AgentState], dict[str, Any]] = lambda state: {}
 
 
 class Player:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -103,3 +104,59 @@ class NatureCNN(nn.Module):
             x = nn.relu(Conv(features, side, stride)(x))
         x = nn.relu(nn.Dense(512, kernel_init=orthogonal(2**0.5))(x.reshape(x.shape[0], -1)))
         return x.reshape(*lead, 512)
+
+
+class PaddedConv(nn.Module):
+    """Convolution without bias at stride 2, with a border of zeros of half the kernel: half the size, rounded up.
+
+    On a CPU it is a sum of matrix products, one for each position of the kernel, as XLA has no fast convolution there
+    within a loop (jaxlib 0.10.2), least of all one with a kernel for each member of a population.
+
+    Attributes:
+        features: Channels of the result.
+        side: Height and width of the kernel, odd.
+    """
+
+    features: int
+    side: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [n, height, width, channels] float32 to [n, height', width', features]."""
+        kernel = self.param("kernel", orthogonal(2**0.5), (self.side, self.side, x.shape[-1], self.features))
+        border = self.side // 2
+        x = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
+        convolution = partial(_convolve, stride=2)
+        return jax.lax.platform_dependent(x, kernel, cpu=_convolve_by_positions, default=convolution)
+
+
+def _convolve_by_positions(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A valid convolution at stride 2 as a sum of matrix products."""
+    side, _, _, features = kernel.shape
+    height, width = ((size - side) // 2 + 1 for size in x.shape[1:3])
+    out = jnp.zeros((x.shape[0], height, width, features), x.dtype)
+    for i in range(side):
+        for j in range(side):
+            out = out + x[:, i : i + 2 * height : 2, j : j + 2 * width : 2] @ kernel[i, j]
+    return out
+
+
+class SmallCNN(nn.Module):
+    """The toolbox's convolutional torso for evolution: 8 5x5, 16 3x3, 32 3x3, each at stride 2; input divided by 255.
+
+    After each convolution come an instance normalisation with scale and shift, ReLU and a 2x2 maximum. 224 x 224
+    pictures give 288 features, from 5,872 + 200 C parameters for C channels. The original calls it batch normalisation,
+    but its batches are of one picture.
+    """
+
+    smallest: ClassVar[int] = 43  # pixels a side of a picture
+
+    @nn.compact
+    def __call__(self, obs: jax.Array) -> jax.Array:
+        """Map [..., height, width, channels] uint8 to [..., features]."""
+        lead = obs.shape[:-3]
+        x = obs.reshape(-1, *obs.shape[-3:]).astype(jnp.float32) / 255.0
+        for features, side in ((8, 5), (16, 3), (32, 3)):
+            x = nn.relu(nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5)(PaddedConv(features, side)(x)))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        return x.reshape(*lead, -1)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import a2c, ars, ddpg, deepq, ppo2, random_agent, sac
+from agents import a2c, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.common import Chunk, run_keys
@@ -151,6 +151,7 @@ def learner(name: str) -> Case:
             {"num_cpu": 4, "train_freq": 5, "gradient_steps": 2, "learning_starts": 20, "net_arch": (8,)}
             | {"buffer_size": 80, "batch_size": 16, "learning_rate": 0.01},
         ),
+        "cma-es": (cma_es.CMAES, DISCRETE_DRIFT, {"num_population": 4, "num_episodes": 2, "net_arch": (3,)}),
         "random_agent": (random_agent.RandomAgent, DISCRETE_DRIFT, {"num_cpu": 4, "n_steps": 3}),
     }[name]
     config, hyper = cls.configure(options)

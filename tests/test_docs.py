@@ -30,7 +30,14 @@ from launch.runtime.plugin import load_plugin
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
-BUILT_IN = ("a2c", "ars", "ddpg", "deepq", "ppo2", "random_agent", "sac")
+BUILT_IN = tuple(registered_rl)
+
+
+def module_of(algo: str) -> str:
+    """Where a built-in algorithm is declared."""
+    entry = registered_rl[algo][0]
+    assert isinstance(entry, str)
+    return entry.partition(":")[0]
 
 
 def read(path: Path) -> str:
@@ -92,7 +99,7 @@ def test_every_built_in_algorithm_has_a_page():
 @pytest.mark.parametrize("algo", BUILT_IN)
 def test_options_are_documented_with_their_defaults(algo):
     table = rows(section(read(DOCS / "algorithms" / f"{algo}.md"), "Options"))
-    options = options_of(*declared(f"agents.{algo}"))
+    options = options_of(*declared(module_of(algo)))
     assert list(table) == [option.flag for option in options]
     for option in options:
         default, swept, search, *_ = table[option.flag]

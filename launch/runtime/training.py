@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from agents.base_classes import JaxAlgorithm, check_action_kind
+from agents.common.memory import available_memory
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.types import Spec
@@ -100,9 +101,24 @@ def train(
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
     driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers)
     try:
+        check_memory(driver, len(runs))
         return _Training(algorithm, args, options, config, runs, driver, callback).run()
     finally:
         driver.close()
+
+
+def check_memory(driver: Driver, num_runs: int) -> None:
+    """Refuse runs that would not fit the memory, before anything is allocated.
+
+    Raises:
+        ValueError: They would not.
+    """
+    needed, available = driver.memory(), available_memory()
+    if needed > available:
+        raise ValueError(
+            f"{num_runs} run{'s' * (num_runs > 1)} would need {needed / 2**30:,.1f} GiB, there are "
+            f"{available / 2**30:,.1f} GiB: take fewer runs, environments or steps to remember, or smaller pictures"
+        )
 
 
 class _Training:
@@ -290,6 +306,9 @@ class _Training:
         self._save_final(scores["final"].mean(axis=1))
         if self.best is not None:
             scores["best"] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=self.best)
+        for name, other in self.driver.others().items():
+            scores[name] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=other)
+            self._save_model(name, other, scores[name].mean(axis=1))
         means = {name: returns.mean(axis=1) for name, returns in scores.items()}
         self.logger.log(self.iteration, int(self.steps.min()), {f"score/{name}": mean for name, mean in means.items()})
         for run, label in enumerate(self.runs.labels):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from agents import a2c, ars, ddpg, deepq, ppo2, random_agent, sac
+from agents import a2c, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
 from agents.common.normalizer import normalize
 from agents.common.on_policy import ActorCriticPolicy
 from agents.types import Agent, AgentState, Player
@@ -210,6 +210,17 @@ def test_ars_finds_the_policy(algo_type: str, on_host: bool) -> None:
     answers = env.answers(GAMMA)
     actions = np.asarray(agent.probabilities(state, answers.obs))
     check(answers, None, actions if env.continuous else actions[:, 1], algo_type)
+
+
+@pytest.mark.parametrize(("continuous", "on_host"), [(False, True), (True, False)], ids=["host", "device"])
+@pytest.mark.parametrize("covariance", ["full", "diagonal"])
+def test_cma_es_finds_the_policy(covariance: str, continuous: bool, on_host: bool) -> None:
+    env = ObservedActionReward(continuous)
+    options = {"num_population": 16, "num_episodes": 4, "policy": "linear", "covariance": covariance, "sigma": 0.5}
+    agent, state = learn(cma_es, cma_es.CMAES, env, 60, on_host, options)
+    answers = env.answers(GAMMA)
+    actions = np.asarray(agent.probabilities(state, answers.obs))
+    check(answers, None, actions if env.continuous else actions[:, 1], covariance)
 
 
 def test_random_agent_is_uniform() -> None:

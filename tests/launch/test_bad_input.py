@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agents.registry import registered_rl
 from launch import train
 from launch.runtime.algorithm_flags import add_algorithm_flags
 from launch.runtime.flags import common_flags, parse_train_args
@@ -37,6 +38,8 @@ GOOD = [
     "--hyperparam learning_rate:1e-3 n_steps:64 net-arch:32,32",
     "--sweep learning_rate:1e-4,3e-4 ent_coef:0,0.01 --num-seeds 2",
     "--algo ars --sweep exploration_noise:0.01,0.1 --hyperparam num_population:16",
+    "--algo cma-es -c --policy linear --sweep sigma:0.1,0.5 --num-episodes 4",
+    "--algo=cma-es --net-arch=16,16 --covariance=diagonal --mu=-0.1 --deterministic --nonormalize",
     "--env brax/ant --num-cpu 64",
     "--env Pendulum-v1 --simulator jax --gamma 0.9 --lam .95",
     "--env HalfCheetahBulletEnv-v0 --num-workers 2 --num-cpu 16",
@@ -62,7 +65,7 @@ def test_good_command_lines_parse(line, tmp_path, monkeypatch):
 
 # --- generators of bad command lines: rng -> words -------------------------------------------------------------------
 
-ALGOS = ("a2c", "ars", "ddpg", "deepq", "ppo2", "random_agent", "sac")
+ALGOS = tuple(registered_rl)
 FLAGS = {algo: [*common_flags().names, *add_algorithm_flags(common_flags(), algo)] for algo in ALGOS}
 INTEGERS = ["num-timesteps", "seed", "num-stack", "action-repeat", "port", "num-seeds", "num-cpu", "n-steps"]
 INTEGERS += ["eval-episodes", "episode-window", "image-size", "nminibatches", "num-workers", "min-episodes-save"]
@@ -82,6 +85,8 @@ FOREIGN = [
     ("ddpg", "buffer-size", "100"),
     ("random_agent", "learning-rate", "0.1"),
     ("random_agent", "num-population", "3"),
+    ("cma-es", "exploration-noise", "0.1"),
+    ("ars", "sigma", "0.1"),
 ]
 COMBINATIONS = [
     "--joints",
@@ -112,6 +117,10 @@ COMBINATIONS = [
     "--sweep net_arch:64,32",
     "--sweep num_cpu:1,2",
     "--algo ars --sweep num_population:4,8",
+    "--algo cma-es --num-population 1",
+    "--algo cma-es --sigma 0",
+    "--algo cma-es --covariance banded",
+    "--algo cma-es --policy cnn",
     "--algo random_agent --sweep gamma:0.9",
     "--algo deepq --continuous",
     "--algo sac",
@@ -139,10 +148,10 @@ def joined(flag: str, value: str, rng: random.Random) -> list[str]:
 
 def misspelled_flag(rng: random.Random) -> list[str]:
     algo = rng.choice(ALGOS)
+    long_names = [name for name in FLAGS[algo] if len(name) > 4]
     while True:
-        name = rng.choice(FLAGS[algo])
-        wrong = misspelled(name, rng)
-        if len(name) > 4 and wrong not in FLAGS[algo] and not wrong.startswith("no"):
+        wrong = misspelled(rng.choice(long_names), rng)
+        if wrong not in FLAGS[algo] and not wrong.startswith("no"):
             return ["--algo", algo, *rng.choice([[f"--{wrong}"], joined(wrong, "1", rng)])]
 
 
@@ -289,6 +298,7 @@ def test_bad_command_lines_are_refused(line, tmp_path, monkeypatch, capsys):
         (["launch/train.py"], ["--resume", "nowhere"]),
         (["launch/train.py"], ["--env=CartPole-v1", "--simulator=jax", "--n-steps=5", "--nminibatches=3"]),
         (["launch/train.py"], ["--algo=deepq", "--env=CartPole-v1", "--simulator=jax", "--buffer-size=3"]),
+        (["launch/train.py"], ["--algo=sac", "-c", "--env=Pendulum-v1", "--simulator=jax", "--buffer-size=1e11"]),
     ],
 )
 def test_bad_command_lines_as_processes(start, line, tmp_path):

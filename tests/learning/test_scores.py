@@ -27,6 +27,7 @@ PENDULUM = (
 )
 MOBILE = "--algo=ppo2 --env=MobileRobotGymEnv-v0 --random-target --num-cpu=32 --learning-rate=2e-3"
 JAX, HOST = "--simulator=jax", "--simulator=pybullet"
+MOBILE_CONTINUOUS = f"--env=MobileRobotGymEnv-v0 -c --random-target {JAX} --num-timesteps"
 
 
 # Name: command line, and what the best policy of every seed must earn.
@@ -38,6 +39,9 @@ TRAININGS = {
     "ppo2-pendulum": (f"{PENDULUM} {JAX}", -200),
     "ppo2-mobile-robot": (f"{MOBILE} {JAX}", 225),
     "ars-kuka": ("--algo=ars --continuous", 4.5),
+    "ars-mobile-robot": (f"--algo=ars --num-population=16 --top-population=8 {MOBILE_CONTINUOUS} 2e6", 150),
+    "cma-es-cartpole": (f"--algo=cma-es --env=CartPole-v1 {JAX} --num-timesteps=300000", 500),
+    "cma-es-mobile-robot": (f"--algo=cma-es {MOBILE_CONTINUOUS} 5e6", 150),
 }
 # More than random actions earn. (On the arm with its fixed button they earn all there is; see docs/results.md.)
 RANDOM = {"ppo2-cartpole-device": 30, "ppo2-pendulum": -1000, "ppo2-mobile-robot": 20}

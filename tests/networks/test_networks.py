@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from networks.build import ActorCritic
-from networks.torsos import MLP, NatureCNN, _convolve, _convolve_by_matmuls
+from networks.torsos import MLP, NatureCNN, SmallCNN, _convolve, _convolve_by_matmuls, _convolve_by_positions
 
 KEY = jax.random.key(0)
 SIDE = 36  # smallest picture that the Nature CNN takes
@@ -149,3 +149,30 @@ def test_convolution_by_matmuls_is_the_convolution(shape: tuple[int, ...], side:
 
     expected = values_and_gradients(_convolve)
     chex.assert_trees_all_close(values_and_gradients(_convolve_by_matmuls), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_small_cnn_has_the_original_size(channels: int) -> None:
+    shapes, params = (
+        jax.eval_shape(SmallCNN().init_with_output, KEY, jnp.zeros((2, 5, 224, 224, channels), jnp.uint8))[i]
+        for i in (0, 1)
+    )
+    assert shapes.shape == (2, 5, 288)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 5872 + 200 * channels
+
+
+def test_small_cnn_takes_its_smallest_picture_and_no_smaller() -> None:
+    def features(side: int) -> int:
+        return jax.eval_shape(SmallCNN().init_with_output, KEY, jnp.zeros((1, side, side, 1), jnp.uint8))[0].size
+
+    assert features(SmallCNN.smallest) == 32
+    assert features(SmallCNN.smallest - 1) == 0
+
+
+@pytest.mark.parametrize(("side", "size"), [(5, 12), (3, 7), (3, 8)])
+def test_convolution_by_positions_is_a_convolution(side: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, size, size, 3)).astype(np.float32)
+    kernel = rng.normal(size=(side, side, 3, 4)).astype(np.float32)
+    expected = _convolve(x, kernel, 2)
+    np.testing.assert_allclose(_convolve_by_positions(x, kernel), expected, rtol=1e-4, atol=1e-4)

@@ -69,6 +69,9 @@ class Driver(Protocol):
     def acting(self) -> Any:
         """The policies, leaves [runs, ...]."""
 
+    def others(self) -> dict[str, Any]:
+        """Further policies worth keeping, by name, leaves [runs, ...]; see Agent.others."""
+
     def adopt(self, acting: Any) -> None:
         """Play with these policies, leaves [runs, ...], from now on."""
 

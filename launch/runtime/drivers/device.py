@@ -118,6 +118,10 @@ class DeviceDriver:
         """The policies, leaves [K, ...]."""
         return self.state.agent.acting
 
+    def others(self) -> dict[str, Any]:
+        """Further policies worth keeping, leaves [K, ...]; see Driver.others."""
+        return self.agent.others(self.state.agent)
+
     def adopt(self, acting: Any) -> None:
         """Play with these policies, leaves [K, ...], from now on."""
         run = self.state

@@ -166,6 +166,10 @@ class HostDriver:
         """The policies, leaves [K, ...]."""
         return self.state.acting
 
+    def others(self) -> dict[str, Any]:
+        """Further policies worth keeping, leaves [K, ...]; see Driver.others."""
+        return self.agent.others(self.state)
+
     def adopt(self, acting: Any) -> None:
         """Play with these policies, leaves [K, ...], from now on."""
         self._agent_state = self.state._replace(acting=jax.device_put(acting))

@@ -59,7 +59,8 @@ def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "seeds"), [("ppo2", (3,)), ("a2c", (3,)), ("ars", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)]
+    ("name", "seeds"),
+    [("ppo2", (3,)), ("a2c", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)],
 )
 def test_host_and_device_learn_the_same(name: str, seeds: tuple[int, ...]) -> None:
     on_device, on_host = learner(name).device(seeds), learner(name).host(seeds)
@@ -250,15 +251,22 @@ def test_host_driver_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
         assert compilations(caplog) == []
 
 
-def test_learners_compile_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "seeds", "changes"),
+    [
+        ("ppo2", (5,), {"learning_rate": [0.1], "gamma": [0.5], "cliprange": [0.3]}),
+        ("cma-es", (5, 6), {"mu": [0.1, 0.2], "sigma": [0.5, 0.3]}),
+    ],
+)
+def test_learners_compile_once(name: str, seeds: tuple, changes: dict, caplog: pytest.LogCaptureFixture) -> None:
     """The programs that the tests above have left behind take whatever numbers come."""
-    drivers = [build(learner("ppo2"), (5,)) for build in (Case.device, Case.host)]
+    drivers = [build(learner(name), seeds) for build in (Case.device, Case.host)]
     for driver in drivers:
         driver.run(1)
     with jax.log_compiles():
         for driver in drivers:
             driver.run(2)
-            give(driver, learner("ppo2").tree(1, learning_rate=[0.1], gamma=[0.5], cliprange=[0.3]), (9,))
+            give(driver, learner(name).tree(len(seeds), **changes), tuple(range(9, 9 + len(seeds))))
             driver.run(2)
         assert compilations(caplog) == []
 
@@ -278,7 +286,10 @@ def test_a_chunk_is_no_longer_than_its_limit() -> None:
     assert driver.iteration == MAX_CHUNK
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("ars", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)])
+@pytest.mark.parametrize(
+    ("name", "seeds"),
+    [("ppo2", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)],
+)
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, seeds: tuple[int, ...]) -> None:
     driver = learner(name).device(seeds)
     run(driver, 2)

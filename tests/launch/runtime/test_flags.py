@@ -20,7 +20,14 @@ from launch.runtime.flags import parse_train_args
 from launch.runtime.run_folder import create_run_folder
 
 ROOT = Path(__file__).resolve().parents[3]
-BUILT_IN = ("a2c", "ars", "ppo2", "random_agent")
+BUILT_IN = ("a2c", "ars", "cma-es", "ppo2", "random_agent")
+
+
+def module_of(algo: str) -> str:
+    """Where a built-in algorithm is declared."""
+    entry = registered_rl[algo][0]
+    assert isinstance(entry, str)
+    return entry.partition(":")[0]
 
 
 def parse(line: str) -> argparse.Namespace:
@@ -119,7 +126,7 @@ def test_simulator_follows_brax():
         ("--Seed 3", "unknown flag --Seed; did you mean --seed?"),
         ("-seed 3", "unknown flag -seed; did you mean --seed?"),
         ("--algo pp02", "unknown algorithm pp02; did you mean ppo2?"),
-        ("--algo xyz", "unknown algorithm xyz; choose one of a2c, ars, ppo2, random_agent"),
+        ("--algo xyz", "unknown algorithm xyz; choose one of a2c, ars, cma-es, ppo2, random_agent"),
         ("--env KukaButon-v0", "unknown environment KukaButon-v0; did you mean KukaButtonGymEnv-v0?"),
         ("--env cartpole-v1", "unknown environment cartpole-v1; did you mean CartPole-v1?"),
         ("--env zzz", "unknown environment zzz; the toolbox has KukaButtonGymEnv-v0, KukaRandButtonGymEnv-v0"),
@@ -157,7 +164,7 @@ def test_nearest_ignores_case_and_gives_up():
 @pytest.mark.parametrize("algo", BUILT_IN)
 def test_flags_come_from_the_declarations(algo):
     args = parse(f"--algo {algo}")
-    config, hyper = declared(f"agents.{algo}")
+    config, hyper = declared(module_of(algo))
     static, traced = config_and_hyper(args)
     assert config(**static) == config() and hyper(**traced) == hyper()
     assert {option.name for option in algorithm_options(algo)} == set(static) | set(traced) <= set(vars(args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from agents.cma_es import CMAES
 from agents.ppo2 import PPO2
 from launch.train import main
 
@@ -36,7 +38,8 @@ def metrics(folder: Path) -> list[dict]:
 
 def model(folder: Path, name: str) -> dict[str, np.ndarray]:
     """The leaves of a saved model."""
-    with np.load(folder / "ppo2_model" / name / "params.npz", allow_pickle=False) as stored:
+    (path,) = folder.glob(f"*_model/{name}/params.npz")
+    with np.load(path, allow_pickle=False) as stored:
         return dict(stored)
 
 
@@ -149,8 +152,26 @@ def test_seeds_and_sweeps_train_together(simulator, tmp_path):
     assert all(not np.array_equal(leaf[i], leaf[j]) for leaf in policies for i in range(4) for j in range(i))
 
 
-@pytest.mark.parametrize("algo", ["a2c", "ars", "random_agent"])
+@pytest.mark.parametrize("algo", ["a2c", "ars", "cma-es", "random_agent"])
 def test_the_other_algorithms_run_on_the_host(algo, tmp_path):
     arguments = [f"--algo={algo}", "--env=CartPole-v1", "--num-timesteps=600", "--no-vis", "--eval-episodes=2"]
     assert main([*arguments, "--final-eval-episodes=2", f"--log-dir={tmp_path}"]) == 0
     assert (run_folder(tmp_path) / f"{algo}_model" / "final" / "params.npz").is_file()
+
+
+def test_further_policies_are_evaluated_and_saved(tmp_path):
+    """CMA-ES keeps its best member of all generations beside the mean; of each run its own."""
+    arguments = ["--algo=cma-es", "--env=CartPole-v1", "--simulator=jax", "--num-timesteps=2000", "--num-seeds=2"]
+    sizes = ["--policy=linear", "--num-population=6", "--no-vis", "--eval-episodes=2", "--final-eval-episodes=5"]
+    assert main([*arguments, *sizes, f"--log-dir={tmp_path}"]) == 0
+    folder = run_folder(tmp_path)
+    final, member = (model(folder, name) for name in ("final", "member"))
+    (name,) = (name for name in member if "weights" in name)
+    assert final.keys() == member.keys() and member[name].shape == (2, 10)
+    assert not np.isclose(member[name], final[name]).all(axis=1).any()
+    assert not np.array_equal(member[name][0], member[name][1])
+    (line,) = (line for line in metrics(folder) if line.get("run") == 1 and "score/member" in line)
+    model_folder = folder / "cma-es_model" / "member"
+    assert json.loads((model_folder / "model.json").read_text())["score"][1] == pytest.approx(line["score/member"])
+    loaded = CMAES.load(str(model_folder), argparse.Namespace(run=1))
+    np.testing.assert_array_equal(loaded.state.acting.weights, member[name][1])
