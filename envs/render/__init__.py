@@ -1,1 +1,1 @@
-"""Renderers written in JAX: the pictures of the device environments."""
+"""Renderers of the environments' pictures, in JAX; what the host draws with as well is in NumPy alone."""

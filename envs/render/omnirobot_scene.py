@@ -48,6 +48,10 @@ class OmniRobotRenderer:
 
     def __init__(self, size: int) -> None:
         self.size = size
+        # A marker is halved until a pixel of the picture is 2.5 to 5 of its own; the rest is done by samples.
+        scale = arena.CROP / size
+        self._halvings = max(0, math.floor(math.log2(scale / 2.5)))
+        self._samples = max(1, round(scale / 2 / 2**self._halvings))
         self.background = background(size)
         self._responses = responses(self.background, np)
 
@@ -88,21 +92,24 @@ class OmniRobotRenderer:
         rgb = marker.rgb if noise is None else marker.rgb + noise
         cover = marker.weight[..., None]
         texture = smoothed(xp.concatenate([rgb * cover, cover], axis=-1))
+        texture_rows, texture_columns = len(texture), texture.shape[1]
+        for _ in range(self._halvings):
+            texture = halved(texture, xp)
+        shrink = 0.5**self._halvings
         side = math.hypot(*marker.weight.shape) + 4
-        height, width, _ = texture.shape
         centre = camera_pixel(position)
         (corner_column, columns), (corner_row, rows) = [self._window(along, side) for along in centre]
         # Axes: row and column in the window, then the samples of a pixel down and across.
         right, below = columns[:, None, :] - centre[0], rows[:, None, :, None] - centre[1]
-        cosine, sine = xp.cos(pose[0]) / pose[1], xp.sin(pose[0]) / pose[1]
+        cosine, sine = xp.cos(pose[0]) / pose[1] * shrink, xp.sin(pose[0]) / pose[1] * shrink
         pixels, share = neighbours(
             texture,
-            sine * right + cosine * below + (height - 1) / 2,
-            cosine * right - sine * below + (width - 1) / 2,
+            sine * right + cosine * below + (texture_rows * shrink - 1) / 2,
+            cosine * right - sine * below + (texture_columns * shrink - 1) / 2,
             xp,
         )
         shape = (len(rows), len(columns))
-        share = share.reshape(*shape, -1) / (columns.shape[1] * rows.shape[1])
+        share = share.reshape(*shape, -1) / self._samples**2
         layer = self._weighted_sum(pixels.reshape(*shape, -1, 4), share)
         corner = (corner_row, corner_column)
         behind = self._cut(scene, corner, shape)
@@ -115,7 +122,7 @@ class OmniRobotRenderer:
         count = min(self.size, math.ceil(side / scale) + 3)
         first = self.xp.floor((centre - side / 2 + 0.5) / scale - 1.0).astype(self.xp.int32)
         first = self.xp.clip(first, 0, self.size - count)
-        return first, resize_positions(first + np.arange(count, dtype=np.int32), arena.CROP, self.size)
+        return first, resize_positions(first + np.arange(count, dtype=np.int32), arena.CROP, self.size, self._samples)
 
     def _weighted_sum(self, values: Array, weights: Array) -> Array:
         """Sum of values [..., k, channels] by weights [..., k]."""
@@ -151,6 +158,14 @@ def smoothed(texture: Array) -> Array:
         middle = texture[1:-1] * (5 / 6) + (texture[:-2] + texture[2:]) * (1 / 12)
         texture = middle.swapaxes(0, 1)
     return texture
+
+
+def halved(texture: Array, xp: Any) -> Array:
+    """A picture of half the height and width, means of two by two pixels, zeros added to odd ones."""
+    height, width, channels = texture.shape
+    texture = xp.pad(texture, ((0, height % 2), (0, width % 2), (0, 0)))
+    quads = texture.reshape((height + 1) // 2, 2, (width + 1) // 2, 2, channels)
+    return (quads[:, 0, :, 0] + quads[:, 0, :, 1] + quads[:, 1, :, 0] + quads[:, 1, :, 1]) * 0.25
 
 
 @lru_cache(maxsize=4)

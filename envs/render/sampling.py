@@ -45,29 +45,31 @@ def bilinear(picture: Array, rows: Array, columns: Array, xp: Any) -> Array:
     return (pixels * weights[..., None]).sum(-2)
 
 
-def resize_positions(pixels: Array, source: int, size: int) -> Array:
+def resize_positions(pixels: Array, source: int, size: int, samples: int) -> Array:
     """Where on a line lie the samples whose mean is a pixel of the line resized, float32 [n, samples].
-
-    One sample, as OpenCV's bilinear resizing takes, down to about half of the length; below, as many as it takes not to
-    skip a pixel.
 
     Args:
         pixels: Indices of pixels of the resized line, [n].
         source: Length of the line.
         size: Its length when resized.
+        samples: Their number; 1 is what OpenCV's bilinear resizing takes.
     """
-    scale = source / size
-    samples = max(1, round(scale / 2))
     within = (np.arange(samples, dtype=np.float32) + np.float32(0.5)) / np.float32(samples)
-    return (pixels[:, None] + within) * np.float32(scale) - np.float32(0.5)
+    return (pixels[:, None] + within) * np.float32(source / size) - np.float32(0.5)
 
 
 def resized(picture: np.ndarray, size: int) -> np.ndarray:
-    """A square picture [source, source, channels] as float32 [size, size, channels]; see `resize_positions`."""
+    """A square picture [source, source, channels] as float32 [size, size, channels].
+
+    Bilinear, as OpenCV resizes, down to about half; below, a pixel is the mean of as many samples as it takes not to
+    leave more than three pixels between two.
+    """
     source = len(picture)
-    position = np.clip(resize_positions(np.arange(size, dtype=np.float32), source, size), 0, source - 1)
-    samples = bilinear(picture, position[:, None, :, None], position[:, None, :], np)
-    return samples.mean((2, 3))
+    samples = max(1, round(source / size / 2))
+    position = resize_positions(np.arange(size, dtype=np.float32), source, size, samples)
+    position = np.clip(position, 0, source - 1)
+    values = bilinear(picture, position[:, None, :, None], position[:, None, :], np)
+    return values.mean((2, 3))
 
 
 def undistorted(

@@ -57,6 +57,16 @@ def test_it_needs_neither_pybullet_nor_jax() -> None:
     assert done.stdout == "(16, 16, 3) []\n"
 
 
+@pytest.mark.filterwarnings("ignore:.*HumanRendering wrapper is being applied")
+def test_gymnasium_shows_it_in_a_window(monkeypatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    env = host_factory(EnvOptions("OmnirobotEnv-v0", image_size=32, render_mode="human"))()
+    env.reset(seed=0)
+    env.step(FORWARD)
+    assert env.screen_size == (32, 32)
+    env.close()
+
+
 def test_discrete_moves_and_relative_state() -> None:
     env = OmniRobotEnv(noise=False)
     obs, _ = env.reset(seed=0, options={"robot": (0.1, 0.2), "target": (0.5, -0.3)})

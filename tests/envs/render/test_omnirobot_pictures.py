@@ -91,6 +91,26 @@ def test_pictures_are_those_of_the_original_order_of_work(place, colour) -> None
     assert similarity(ours, theirs) > 0.99
 
 
+def area_means(picture: np.ndarray, size: int) -> np.ndarray:
+    """A picture [480, 480, 3] resized by averaging the area that each pixel covers."""
+    edges = np.linspace(0, 480, size + 1)
+    for _ in range(2):
+        sums = np.concatenate([np.zeros((1, *picture.shape[1:])), np.cumsum(picture, axis=0)])
+        whole = np.minimum(edges.astype(int), 479)
+        part = (edges - whole)[:, None, None]
+        picture = (np.diff(sums[whole] * (1 - part) + sums[whole + 1] * part, axis=0) * size / 480).swapaxes(0, 1)
+    return picture
+
+
+@pytest.mark.parametrize("size", [36, 64, 100])
+def test_small_pictures_are_means_of_large_ones(size) -> None:
+    for place in PLACES[:2]:
+        wanted = area_means(original_order(480, place, np.ones(3)), size)
+        ours = draw(OmniRobotRenderer(size), place)
+        assert np.abs(ours - wanted).mean() < 1
+        assert similarity(ours, wanted) > 0.99
+
+
 @pytest.mark.parametrize("size", [36, 64, 224])
 def test_jax_draws_what_numpy_draws(size) -> None:
     host, device = OmniRobotRenderer(size), OmniRobotDeviceRenderer(size)
