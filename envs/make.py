@@ -103,8 +103,8 @@ class HostFactory:
 
         from envs.host.gymnasium_env import adapt
 
-        _quiet_simulator(self.spec)
         try:
+            _quiet_simulator(self.spec)
             env = gymnasium.make(self.spec)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise ValueError(f"{self.spec.id} needs a package that is not installed: {error}") from None
@@ -220,17 +220,19 @@ def _entry_class(spec: gymnasium.envs.registration.EnvSpec) -> Any:
 
     if not isinstance(spec.entry_point, str):
         return spec.entry_point
-    _quiet_simulator(spec)
     try:
+        _quiet_simulator(spec)
         return load_env_creator(spec.entry_point)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise ValueError(f"{spec.id} needs a package that is not installed: {error}") from None
 
 
 def _quiet_simulator(spec: gymnasium.envs.registration.EnvSpec) -> None:
-    """Import PyBullet, where the environment needs it, without its banner."""
+    """Import PyBullet or pygame, where the environment needs it, without its banner."""
     if str(spec.entry_point).startswith(("envs.host.", "pybullet_envs_gymnasium.")):
         quiet_import("pybullet")
+    elif str(spec.entry_point).startswith("gymnasium.envs.box2d."):
+        quiet_import("pygame")
 
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:

@@ -31,6 +31,12 @@ _MOBILE_ROBOT = "envs.host.mobile_robot:MobileRobotGymEnv"
 
 # NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class as "module:Class" is loaded by `resolve` only.
 registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingType]] = {
+    "CarRacingGymEnv-v0": (
+        "envs.host.car_racing:CarRacingEnv",
+        _SRL_ENV,
+        PlottingType.PLOT_2D,
+        ThreadingType.PROCESS,
+    ),
     "KukaButtonGymEnv-v0": (
         "envs.host.kuka_button:KukaButtonGymEnv",
         _SRL_ENV,

@@ -17,6 +17,7 @@ from agents.options import declared, options_of
 from agents.registry import algorithm_class, registered_rl
 from agents.types import Clock, Transition
 from envs import mobile_arena
+from envs.host import car_racing
 from envs.host.kuka_button import KukaButtonGymEnv
 from envs.make import EnvOptions, host_factory
 from envs.registry import BRAX_NAMES, registered_env, registered_twin
@@ -203,6 +204,7 @@ def test_links_lead_somewhere():
     ("title", "owner", "names"),
     [
         ("KukaButtonGymEnv-v0", KukaButtonGymEnv, [name for name in vars(KukaButtonGymEnv) if name.isupper()]),
+        ("CarRacingGymEnv-v0", car_racing, ["MAX_STEPS", "N_DISCRETE_ACTIONS", "LOOKAHEAD"]),
         ("MobileRobotGymEnv-v0", mobile_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "TARGET_POSITION"]),
     ],
 )

@@ -14,7 +14,7 @@ from envs.registry import PlottingType, ThreadingType, registered_env, registere
 
 def test_entries_resolve() -> None:
     mobile = [f"MobileRobot{kind}GymEnv-v0" for kind in ("", "2Target", "1D", "LineTarget")]
-    assert list(registered_env) == ["KukaButtonGymEnv-v0", *mobile]
+    assert list(registered_env) == ["CarRacingGymEnv-v0", "KukaButtonGymEnv-v0", *mobile]
     for name, (entry, parent, plot, threading) in registered_env.items():
         cls = resolve(entry)
         assert issubclass(cls, resolve(parent)) and issubclass(cls, gymnasium.Env), name
