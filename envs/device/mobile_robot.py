@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from envs import mobile_arena as arena
+from envs.device.moves import displacement, squared_norm
 from envs.render.first_person import FirstPersonRenderer
 from envs.render.mobile_scene import LINE_TARGET, ONE_DIMENSION, ONE_TARGET, TWO_TARGETS, Renderer, Scene
 from envs.render.top_down import TopDownRenderer
 from envs.types import Box, Discrete, Spec, TimeStep
 
-_UNREACHED = 1e30  # m^2
 State = Any  # MobileRobotState or TwoTargetState
 
 
@@ -109,7 +109,8 @@ class MobileRobotTwin:
 
     def step(self, state: State, action: jax.Array) -> tuple[State, TimeStep]:
         """Move once; `action` is int32 [] below 4, or float32 [2] (below 2, or [1], where it moves along x only)."""
-        goal = state.robot + self._move(action)
+        moves = [move[: self.NUM_AXES] for move in arena.DISCRETE_MOVES[: 2 * self.NUM_AXES]]
+        goal = state.robot + displacement(action, self._is_discrete, moves, arena.STEP_LENGTH)
         bounds = (arena.POSITION_LOW, arena.POSITION_HIGH)
         low, high = (jnp.array(bound[: self.NUM_AXES], jnp.float32) for bound in bounds)
         bumped = ~jnp.all((low <= goal) & (goal <= high))
@@ -128,21 +129,10 @@ class MobileRobotTwin:
         robot, targets = self._on_floor(state)
         return jnp.concatenate([render(robot, targets) for render in self._renderers], axis=-1)
 
-    def _move(self, action: jax.Array) -> jax.Array:
-        """Displacement [NUM_AXES] (m) that an action asks for."""
-        if self._is_discrete:
-            return jnp.array(arena.DISCRETE_MOVES, jnp.float32)[: 2 * self.NUM_AXES, : self.NUM_AXES][action]
-        # Clipped after the product: a compiler cannot then fuse product and sum, which would round differently from
-        # the reference environment.
-        return jnp.clip(action * arena.STEP_LENGTH, -arena.STEP_LENGTH, arena.STEP_LENGTH)
-
     def _distance(self, state: State) -> tuple[jax.Array, jax.Array]:
         """Whether the target is within reach, bool [], and its distance (m), float32 []."""
         target = self._current_target(state)
-        offset = state.robot[: target.size] - target
-        # The bound is never reached: it keeps a compiler from fusing product and sum (see `_move`).
-        squares = [jnp.minimum(offset[axis] * offset[axis], _UNREACHED) for axis in range(target.size)]
-        squared = sum(squares[1:], squares[0])
+        squared = squared_norm(state.robot[: target.size] - target)
         return squared <= jnp.float32(self.REWARD_DISTANCE) ** 2, jnp.sqrt(squared)
 
     def _current_target(self, state: State) -> jax.Array:

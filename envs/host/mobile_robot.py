@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pybullet as p
 
 from envs import mobile_arena as arena
+from envs.host.goal_env import chosen_positions, displacement
 from envs.host.srl_env import Camera, SRLGymEnv
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -130,7 +130,7 @@ class MobileRobotGymEnv(SRLGymEnv):
             ValueError: an unknown option, or a position that is not as many finite numbers as there are axes.
         """
         super().reset(seed=seed, options=options)
-        chosen = _positions(options or {}, {"robot": (self.NUM_AXES,), "target": self.TARGET_SHAPE})
+        chosen = chosen_positions(options or {}, {"robot": (self.NUM_AXES,), "target": self.TARGET_SHAPE})
         robot = self.np_random.uniform(arena.START_LOW, arena.START_HIGH, self.NUM_AXES)
         target = self._draw_target()
         self._robot_position = chosen.get("robot", robot.astype(np.float32))
@@ -155,7 +155,7 @@ class MobileRobotGymEnv(SRLGymEnv):
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
         client = self._require_client()
-        goal = self._robot_position + self._move(action)
+        goal = self._robot_position + displacement(action, self.is_discrete, self._moves, STEP_LENGTH)
         bumped = not bool(np.all((goal >= self._low) & (goal <= self._high)))
         if not bumped:
             self._robot_position = goal
@@ -208,21 +208,6 @@ class MobileRobotGymEnv(SRLGymEnv):
         """Put a body on the floor."""
         x, y = _on_floor(position)
         p.resetBasePositionAndOrientation(body, (x, y, 0.0), HEADING_X, physicsClientId=self._client)
-
-    def _move(self, action: Any) -> np.ndarray:
-        """Displacement [m] that an action asks for, float32 [NUM_AXES]."""
-        if self.is_discrete:
-            try:  # several times faster than asking the action space
-                move = operator.index(action)
-            except TypeError:
-                move = -1
-            if not 0 <= move < len(self._moves):
-                raise ValueError(f"action {action} is not an integer from 0 to {len(self._moves) - 1}")
-            return self._moves[move]
-        action = np.asarray(action, dtype=np.float32)
-        if action.shape != (self.NUM_AXES,):
-            raise ValueError(f"an action of shape {action.shape} was given: expected ({self.NUM_AXES},)")
-        return np.clip(action * STEP_LENGTH, -STEP_LENGTH, STEP_LENGTH)
 
     def _reward(self, bumped: bool) -> float:
         """Reward of the step just made."""
@@ -315,16 +300,3 @@ def _on_floor(position: np.ndarray) -> tuple[float, float]:
     """(x, y) of a position [1] or [2]; y is 0 where it is not given."""
     x, *y = position.tolist()
     return x, (y[0] if y else 0.0)
-
-
-def _positions(options: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """The positions that the options of a reset choose, float32 of these shapes."""
-    positions = {}
-    for name, value in options.items():
-        if name not in shapes:
-            raise ValueError(f"unknown reset option {name!r}: choose robot or target")
-        position = np.asarray(value, dtype=np.float32)
-        if position.shape != shapes[name] or not np.all(np.isfinite(position)):
-            raise ValueError(f"reset option {name} is {value!r}: expected metres of shape {shapes[name]}")
-        positions[name] = position
-    return positions
