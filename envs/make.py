@@ -229,10 +229,11 @@ def _entry_class(spec: gymnasium.envs.registration.EnvSpec) -> Any:
 
 def _quiet_simulator(spec: gymnasium.envs.registration.EnvSpec) -> None:
     """Import PyBullet or pygame, where the environment needs it, without its banner."""
-    if str(spec.entry_point).startswith(("envs.host.", "pybullet_envs_gymnasium.")):
-        quiet_import("pybullet")
-    elif str(spec.entry_point).startswith("gymnasium.envs.box2d."):
+    entry = str(spec.entry_point)
+    if entry.startswith(("envs.host.car_racing:", "gymnasium.envs.box2d.")):
         quiet_import("pygame")
+    elif entry.startswith(("envs.host.", "pybullet_envs_gymnasium.")):
+        quiet_import("pybullet")
 
 
 def _parameters(maker: Any) -> dict[str, inspect.Parameter]:

@@ -33,7 +33,7 @@ _MOBILE_ROBOT = "envs.host.mobile_robot:MobileRobotGymEnv"
 registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingType]] = {
     "CarRacingGymEnv-v0": (
         "envs.host.car_racing:CarRacingEnv",
-        _SRL_ENV,
+        "envs.host.goal_env:GoalEnv",
         PlottingType.PLOT_2D,
         ThreadingType.PROCESS,
     ),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 
+from envs.host.goal_env import GoalEnv, displacement
 from envs.host.quiet import quiet_import
-from envs.host.srl_env import RENDER_MODES, Camera, SRLGymEnv
 
 quiet_import("pygame")  # which greets on standard output
 from gymnasium.envs.box2d import car_racing  # noqa: E402
@@ -19,7 +17,7 @@ MAX_STEPS = 10_000
 N_DISCRETE_ACTIONS = 4
 LOOKAHEAD = 5  # tiles from the nearest one to the target
 # (steering, gas, brake) of each discrete action; positive steering turns to the right.
-DISCRETE_CONTROLS = np.array([(1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
+DISCRETE_CONTROLS = np.array([(1.0, 0.0, 0.0), (-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)], np.float32)
 
 
 class _Race(car_racing.CarRacing):
@@ -29,7 +27,7 @@ class _Race(car_racing.CarRacing):
         return None if mode == "state_pixels" else super()._render(mode)
 
 
-class CarRacingEnv(SRLGymEnv):
+class CarRacingEnv(GoalEnv):
     """Drive round a random track: 1000 / N for each of its N tiles that is reached, -0.1 a step.
 
     An episode is terminated when every tile has been reached, or with reward -100 when the car leaves the field
@@ -52,10 +50,10 @@ class CarRacingEnv(SRLGymEnv):
         render_mode: None, "rgb_array" or "human".
 
     Raises:
-        ValueError: what `SRLGymEnv` refuses.
+        ValueError: what `GoalEnv` refuses.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": car_racing.FPS}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array", "human"], "render_fps": car_racing.FPS}  # type: ignore[misc]
     max_episode_steps = MAX_STEPS
 
     def __init__(
@@ -121,11 +119,14 @@ class CarRacingEnv(SRLGymEnv):
             cut the episode), and an empty dict.
 
         Raises:
-            ValueError: an action that is not of the action space's shape or range of integers.
+            ValueError: an action that is not of the action space's shape or range of integers, or not finite.
             gymnasium.error.ResetNeeded: before the first `reset`.
         """
         race = self._require_race()
-        _, reward, terminated, _, _ = race.step(self._controls(action))
+        controls = displacement(action, self.is_discrete, DISCRETE_CONTROLS, np.float32(1.0))
+        if not np.all(np.isfinite(controls)):  # Box2D would lose the car, and with it count every tile as reached
+            raise ValueError(f"action {action} is not made of finite numbers")
+        _, reward, terminated, _, _ = race.step(controls)
         self._steps += 1
         return self._observe(), float(reward), terminated, self._steps >= MAX_STEPS, {}
 
@@ -143,12 +144,6 @@ class CarRacingEnv(SRLGymEnv):
             self._race.close()
             self._race = None
 
-    def _cameras(self) -> Sequence[Camera]:
-        return ()  # there is no PyBullet scene
-
-    def _observe(self) -> np.ndarray:
-        return self._picture() if self.srl_model == "raw_pixels" else self.getSRLState()
-
     def _picture(self) -> np.ndarray:
         """The race from above, uint8 [image_size, image_size, 3]."""
         race = self._require_race()
@@ -157,21 +152,6 @@ class CarRacingEnv(SRLGymEnv):
         scaled = car_racing.pygame.transform.smoothscale(picture, (side, side))
         square = np.ascontiguousarray(car_racing.pygame.surfarray.pixels3d(scaled).swapaxes(0, 1))
         return square if side == self.image_size else square.mean((0, 1), keepdims=True).astype(np.uint8)
-
-    def _controls(self, action: Any) -> np.ndarray:
-        """Steering, gas and brake that an action asks for, float64 [3]."""
-        if self.is_discrete:
-            try:
-                index = operator.index(action)
-            except TypeError:
-                index = -1
-            if not 0 <= index < N_DISCRETE_ACTIONS:
-                raise ValueError(f"action {action} is not an integer from 0 to {N_DISCRETE_ACTIONS - 1}")
-            return DISCRETE_CONTROLS[index]
-        action = np.asarray(action, dtype=np.float64)
-        if action.shape != (3,):
-            raise ValueError(f"an action of shape {action.shape} was given: expected (3,)")
-        return np.clip(action, -1.0, 1.0)
 
     def _require_race(self) -> Any:
         """The race, once there is one."""

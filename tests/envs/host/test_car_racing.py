@@ -208,13 +208,16 @@ def test_actions_of_another_shape_are_refused(make) -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match=r"shape \(2,\) was given: expected \(3,\)"):
         env.step(np.zeros(2))
+    with pytest.raises(ValueError, match="not made of finite numbers"):
+        env.step(np.array([0.0, np.nan, 0.0]))
 
 
 def test_making_it_prints_nothing_and_chooses_no_video_driver() -> None:
     code = (
         "import os, sys; from envs.make import EnvOptions, host_factory\n"
         "env = host_factory(EnvOptions(sys.argv[1], continuous=True))(); env.reset(seed=0); env.close()\n"
-        "assert 'SDL_VIDEODRIVER' not in os.environ and 'jax' not in sys.modules and 'pygame' in sys.modules"
+        "assert 'SDL_VIDEODRIVER' not in os.environ and 'pygame' in sys.modules\n"
+        "assert not {'jax', 'pybullet'} & set(sys.modules)"
     )
     unset = ("SDL_VIDEODRIVER", "PYGAME_HIDE_SUPPORT_PROMPT")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
