@@ -149,7 +149,8 @@ def device_env(options: EnvOptions) -> Any:
     """Make the environment that runs on the device (a `DeviceEnv`: spec, reset, step); imports jax.
 
     Raises:
-        ValueError: An unknown id, no twin, an option without meaning, or an impossible combination.
+        ValueError: An unknown id, no twin, an option without meaning, an impossible combination, or a user's
+            environment that is not as `envs.checker.check_device_types` wants it.
     """
     if options.render_mode is not None:
         raise ValueError(f"--simulator=jax opens no window: {options.env} is rendered with --simulator=pybullet")
@@ -158,6 +159,10 @@ def device_env(options: EnvOptions) -> Any:
     else:
         cls = resolve(_twin_entry(options.env))
         env = cls(**_keywords(options, _parameters(cls)))
+        if not cls.__module__.startswith("envs."):  # a user's
+            from envs.checker import check_device_types
+
+            check_device_types(env)
     _check_action_kind(options, env.spec)
     if options.num_stack > 1:
         from envs.device.wrappers import FrameStack
