@@ -81,6 +81,11 @@ BRAX_NAMES: tuple[str, ...] = (
 )
 
 
+def simulated_envs() -> list[str]:
+    """The ids of `registered_env` that run anywhere: a real robot shares its machine with nothing."""
+    return [name for name, entry in registered_env.items() if entry[3] is not ThreadingType.NONE]
+
+
 def resolve(entry: str | type) -> Any:
     """Return the class that an entry of a registry stands for.
 
