@@ -24,6 +24,7 @@ from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.registry import BRAX_NAMES, registered_env, registered_twin
 from envs.types import Discrete, Spec
 from launch.enjoy import enjoy_flags, parse_enjoy_args
+from launch.render_scenes import parse_scenes_args
 from launch.runtime.errors import HelpRequested
 from launch.runtime.flag_parser import FlagParser
 from launch.runtime.flags import common_flags, parse_train_args
@@ -146,6 +147,13 @@ def test_common_flags_are_documented_with_their_defaults(title: str, parser: Fla
     assert all(spelling in text for name in parser.names for spelling in parser[name].spellings)
 
 
+PARSERS = {
+    "launch/train.py": parse_train_args,
+    "launch/enjoy.py": parse_enjoy_args,
+    "launch/render_scenes.py": parse_scenes_args,
+}
+
+
 def documented_commands() -> list[tuple[Path, list[str]]]:
     """(page, words) of every call of an entry point in the pages, without those that name a plugin."""
     return [
@@ -162,16 +170,21 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     commands = documented_commands()
     assert len(commands) > 25
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs" / "pictures").mkdir(parents=True)
     for page, (program, *words) in commands:
         if "--resume" in words:
             continue
-        parse = {"launch/train.py": parse_train_args, "launch/enjoy.py": parse_enjoy_args}[program]
+        parse = PARSERS[program]
         try:
             parse(words)
         except HelpRequested:
             assert "--help" in words
         except ValueError as error:
             pytest.fail(f"{page.name}: {' '.join(words)}: {error}")
+
+
+def test_the_sheet_of_scenes_is_small():
+    assert 10_000 < (DOCS / "pictures" / "scenes.png").stat().st_size < 300_000
 
 
 def test_the_quick_start_is_two_commands():
