@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import gymnasium
 
 BRAX_PREFIX = "brax/"
-_WITHOUT_PYBULLET = ("envs.host.omnirobot:",)  # modules of envs.host that are simulators themselves
+# Modules of envs.host that are simulators themselves, or real robots.
+_WITHOUT_PYBULLET = ("envs.host.omnirobot:", "envs.host.baxter:", "envs.host.robobo:", "envs.host.real_omnirobot:")
 
 # Options that reach the constructor of an environment: field -> (keyword, flag). An environment takes an option when
 # its constructor has the keyword.
@@ -135,8 +136,8 @@ class HostFactory:
 
         from envs.host.gymnasium_env import adapt
 
-        _quiet_simulator(self.spec)
         try:
+            _quiet_simulator(self.spec)
             env = gymnasium.make(self.spec)
         except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
             raise ValueError(f"{self.spec.id} needs a package that is not installed: {error}") from None
@@ -181,7 +182,8 @@ def device_env(options: EnvOptions) -> Any:
     """Make the environment that runs on the device (a `DeviceEnv`: spec, reset, step); imports jax.
 
     Raises:
-        ValueError: An unknown id, no twin, an option without meaning, or an impossible combination.
+        ValueError: An unknown id, no twin, an option without meaning, an impossible combination, or a user's
+            environment that is not as `envs.checker.check_device_types` wants it.
     """
     if options.render_mode is not None:
         raise ValueError(f"--simulator=jax opens no window: {options.env} is rendered with --simulator=pybullet")
@@ -192,6 +194,10 @@ def device_env(options: EnvOptions) -> Any:
     else:
         cls = resolve(_twin_entry(options.env))
         env = cls(**_keywords(options, _parameters(cls)))
+        if not cls.__module__.startswith("envs."):  # a user's
+            from envs.checker import check_device_types
+
+            check_device_types(env)
     _check_action_kind(options, env.spec)
     if options.num_stack > 1:
         from envs.device.wrappers import FrameStack
@@ -257,17 +263,19 @@ def _entry_class(spec: gymnasium.envs.registration.EnvSpec) -> Any:
 
     if not isinstance(spec.entry_point, str):
         return spec.entry_point
-    _quiet_simulator(spec)
     try:
+        _quiet_simulator(spec)
         return load_env_creator(spec.entry_point)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise ValueError(f"{spec.id} needs a package that is not installed: {error}") from None
 
 
 def _quiet_simulator(spec: gymnasium.envs.registration.EnvSpec) -> None:
-    """Import PyBullet, where the environment needs it, without its banner."""
+    """Import PyBullet or pygame, where the environment needs it, without its banner."""
     entry = str(spec.entry_point)
-    if entry.startswith(("envs.host.", "pybullet_envs_gymnasium.")) and not entry.startswith(_WITHOUT_PYBULLET):
+    if entry.startswith(("envs.host.car_racing:", "gymnasium.envs.box2d.")):
+        quiet_import("pygame")
+    elif entry.startswith(("envs.host.", "pybullet_envs_gymnasium.")) and not entry.startswith(_WITHOUT_PYBULLET):
         quiet_import("pybullet")
 
 

@@ -33,6 +33,12 @@ _MOBILE_ROBOT = "envs.host.mobile_robot:MobileRobotGymEnv"
 
 # NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class as "module:Class" is loaded by `resolve` only.
 registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingType]] = {
+    "CarRacingGymEnv-v0": (
+        "envs.host.car_racing:CarRacingEnv",
+        "envs.host.goal_env:GoalEnv",
+        PlottingType.PLOT_2D,
+        ThreadingType.PROCESS,
+    ),
     "KukaButtonGymEnv-v0": (_KUKA_BUTTON, _SRL_ENV, PlottingType.PLOT_3D, ThreadingType.PROCESS),
     **{
         f"{name}-v0": (f"envs.host.kuka_variants:{name}", _KUKA_BUTTON, PlottingType.PLOT_3D, ThreadingType.PROCESS)
@@ -88,6 +94,11 @@ BRAX_NAMES: tuple[str, ...] = (
     "swimmer",
     "walker2d",
 )
+
+
+def simulated_envs() -> list[str]:
+    """The ids of `registered_env` that run anywhere: a real robot shares its machine with nothing."""
+    return [name for name, entry in registered_env.items() if entry[3] is not ThreadingType.NONE]
 
 
 def resolve(entry: str | type) -> Any:

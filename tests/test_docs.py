@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -17,15 +18,16 @@ from agents.options import declared, options_of
 from agents.registry import ActionType, algorithm_class, registered_rl
 from agents.types import Clock, Player, Transition
 from envs import mobile_arena, omnirobot_arena
+from envs.host import car_racing
 from envs.host.kuka_button import KukaButtonGymEnv
-from envs.make import EnvOptions, host_factory
+from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.registry import BRAX_NAMES, registered_env, registered_twin
 from envs.types import Box, Discrete, Spec
 from launch.enjoy import enjoy_flags, parse_enjoy_args
+from launch.render_scenes import parse_scenes_args
 from launch.runtime.errors import HelpRequested
 from launch.runtime.flag_parser import FlagParser
 from launch.runtime.flags import common_flags, parse_train_args
-from launch.runtime.plugin import load_plugin
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -154,6 +156,13 @@ def test_common_flags_are_documented_with_their_defaults(title: str, parser: Fla
     assert all(spelling in text for name in parser.names for spelling in parser[name].spellings)
 
 
+PARSERS = {
+    "launch/train.py": parse_train_args,
+    "launch/enjoy.py": parse_enjoy_args,
+    "launch/render_scenes.py": parse_scenes_args,
+}
+
+
 def documented_commands() -> list[tuple[Path, list[str]]]:
     """(page, words) of every call of an entry point in the pages, without those that name a plugin."""
     return [
@@ -170,16 +179,21 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     commands = documented_commands()
     assert len(commands) > 25
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs" / "pictures").mkdir(parents=True)
     for page, (program, *words) in commands:
         if "--resume" in words:
             continue
-        parse = {"launch/train.py": parse_train_args, "launch/enjoy.py": parse_enjoy_args}[program]
+        parse = PARSERS[program]
         try:
             parse(words)
         except HelpRequested:
             assert "--help" in words
         except ValueError as error:
             pytest.fail(f"{page.name}: {' '.join(words)}: {error}")
+
+
+def test_the_sheet_of_scenes_is_small():
+    assert 10_000 < (DOCS / "pictures" / "scenes.png").stat().st_size < 300_000
 
 
 def test_the_quick_start_is_two_commands():
@@ -212,6 +226,7 @@ def test_links_lead_somewhere():
     ("title", "owner", "names"),
     [
         ("KukaButtonGymEnv-v0", KukaButtonGymEnv, [name for name in vars(KukaButtonGymEnv) if name.isupper()]),
+        ("CarRacingGymEnv-v0", car_racing, ["MAX_STEPS", "N_DISCRETE_ACTIONS", "LOOKAHEAD"]),
         ("MobileRobotGymEnv-v0", mobile_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "TARGET_POSITION"]),
         ("OmnirobotEnv-v0", omnirobot_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "POSITION_NOISE"]),
     ],
@@ -232,26 +247,56 @@ def test_every_environment_is_documented():
     assert listed and tuple(re.split(r",\s+", listed[1])) == BRAX_NAMES
 
 
-def test_the_example_environment_works(tmp_path, monkeypatch):
-    page = read(DOCS / "environments.md")
-    ((name, code),) = re.findall(r'```python title="(\w+)\.py"\n(.*?)```', page, re.DOTALL)
-    (tmp_path / f"{name}.py").write_text(code)
-    (line,) = re.findall(rf"^python (launch/train.py --plugin={name} .*)$", page, re.MULTILINE)
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """A working directory with the page's example modules; what they register and import is forgotten afterwards."""
+    code = dict(re.findall(r'```python title="(\w+)\.py"\n(.*?)```', read(DOCS / "environments.md"), re.DOTALL))
+    for name, text in code.items():
+        (tmp_path / f"{name}.py").write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    before = dict(registered_env)
-    try:
-        load_plugin(name)
-        args = parse_train_args(shlex.split(line)[1:])
-        env = host_factory(EnvOptions.from_args(args))()
-        for distance, reward in ((0.15, 1.0), (0.3, 0.0)):
-            env.reset(seed=0, options={"robot": (2.0, 2.0), "target": (2.1 + distance, 2.0)})
-            assert env.step(1)[1] == reward
-        env.close()
-    finally:
-        registered_env.clear()
-        registered_env.update(before)
+    environments, twins = dict(registered_env), dict(registered_twin)
+    yield tmp_path
+    for registry, before in ((registered_env, environments), (registered_twin, twins)):
+        registry.clear()
+        registry.update(before)
+    for name in code:
         sys.modules.pop(name, None)
+
+
+def example_commands(plugin: str) -> list[list[str]]:
+    """Arguments of the page's calls of `launch/train.py` with a plugin."""
+    lines = re.findall(
+        rf"^python launch/train.py (--plugin={plugin} .*)$", read(DOCS / "environments.md"), re.MULTILINE
+    )
+    return [shlex.split(line) for line in lines]
+
+
+def test_the_example_environment_works(examples):
+    (words,) = example_commands("my_arena")
+    env = host_factory(EnvOptions.from_args(parse_train_args(words)))()
+    for distance, reward in ((0.15, 1.0), (0.3, 0.0)):
+        env.reset(seed=0, options={"robot": (2.0, 2.0), "target": (2.1 + distance, 2.0)})
+        assert env.step(1)[1] == reward
+    env.close()
+
+
+def test_the_example_twin_works(examples):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "test_hover.py"]
+    path = os.pathsep.join([str(examples), str(ROOT)])
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout + done.stderr
+    on_host, on_device = (EnvOptions.from_args(parse_train_args(words)) for words in example_commands("hover"))
+    assert host_spec(on_host) == device_env(on_device).spec
+
+
+def test_a_plugins_faulty_twin_is_refused_in_one_line(examples):
+    twin = examples / "hover_twin.py"
+    twin.write_text(twin.read_text().replace(").astype(jnp.float32)", ")"))
+    _, words = example_commands("hover")
+    options = EnvOptions.from_args(parse_train_args(words))
+    with pytest.raises(ValueError, match=r"^HoverTwin\.step: reward is bool \[\]: it must be float32 \[\]$"):
+        device_env(options)
 
 
 # --- packages and imports --------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ problems"; equations of motion after Florian (2007), "Correct equations for the 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,11 @@ class CartPole:
         """Start an episode from a typed key []: each coordinate uniform in +-0.05."""
         physics = jax.random.uniform(key, (4,), jnp.float32, -START_RANGE, START_RANGE)
         return CartPoleState(physics, jnp.zeros((), jnp.int32)), physics
+
+    def state_of(self, host: Any) -> CartPoleState:
+        """The state in which Gymnasium's CartPole-v1 is now."""
+        played = host.get_wrapper_attr("_elapsed_steps")
+        return CartPoleState(jnp.asarray(host.unwrapped.state, jnp.float32), jnp.int32(played))
 
     def step(self, state: CartPoleState, action: jax.Array) -> tuple[CartPoleState, TimeStep]:
         """Advance by 0.02 s (explicit Euler); `action` int32 [] is 0 or 1."""

@@ -107,6 +107,12 @@ class MobileRobotTwin:
         """The state at the start of an episode, robot and target being there."""
         return MobileRobotState(robot, target, jnp.zeros((), jnp.int32))
 
+    def state_of(self, host: Any) -> State:
+        """The state in which a PyBullet environment, the one that this is the twin of, is now."""
+        env = host.unwrapped
+        state = self.situation(**{name: jnp.asarray(position) for name, position in env.situation().items()})
+        return state._replace(steps=jnp.int32(env.steps_played))
+
     def step(self, state: State, action: jax.Array) -> tuple[State, TimeStep]:
         """Move once; `action` is int32 [] below 4, or float32 [2] (below 2, or [1], where it moves along x only)."""
         moves = [move[: self.NUM_AXES] for move in arena.DISCRETE_MOVES[: 2 * self.NUM_AXES]]
@@ -158,6 +164,10 @@ class MobileRobot2TargetTwin(MobileRobotTwin):
     def situation(self, robot: jax.Array, target: jax.Array) -> TwoTargetState:
         """The state at the start of an episode, robot [2] and targets [2, 2] being there."""
         return TwoTargetState(robot, target, jnp.zeros((), jnp.int32), jnp.zeros((), bool))
+
+    def state_of(self, host: Any) -> TwoTargetState:
+        """As that of `MobileRobotTwin`."""
+        return super().state_of(host)._replace(reached=jnp.asarray(host.unwrapped.reached_first))
 
     def _current_target(self, state: TwoTargetState) -> jax.Array:
         return jnp.where(state.reached, state.target[1], state.target[0])

@@ -6,7 +6,7 @@ Source: the swing-up task of OpenAI Gym (Brockman et al., 2016, arXiv:1606.01540
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,11 @@ class Pendulum:
         angle, speed = jax.random.uniform(key, (2,), jnp.float32, -1.0, 1.0) * jnp.array([START_ANGLE, START_SPEED])
         state = PendulumState(angle, speed, jnp.zeros((), jnp.int32))
         return state, _observe(state)
+
+    def state_of(self, host: Any) -> PendulumState:
+        """The state in which Gymnasium's Pendulum-v1 is now."""
+        angle, speed = jnp.asarray(host.unwrapped.state, jnp.float32)
+        return PendulumState(_wrap(angle), speed, jnp.int32(host.get_wrapper_attr("_elapsed_steps")))
 
     def step(self, state: PendulumState, action: jax.Array) -> tuple[PendulumState, TimeStep]:
         """Advance by 0.05 s; `action` float32 [1] is the torque (N m), clipped to +-2."""

@@ -115,6 +115,16 @@ class MobileRobotGymEnv(SRLGymEnv):
         """2: x, y; or 1: x."""
         return self.NUM_AXES
 
+    def situation(self) -> dict[str, np.ndarray]:
+        """Where robot and target are, as the options of a reset that brings them there."""
+        self._require_client()
+        return {"robot": self._robot_position.copy(), "target": self._all_targets.copy()}
+
+    @property
+    def steps_played(self) -> int:
+        """Steps since the last reset."""
+        return self._steps
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode: bodies are moved, the scene is loaded only the first time.
 
@@ -136,7 +146,8 @@ class MobileRobotGymEnv(SRLGymEnv):
         self._robot_position = chosen.get("robot", robot.astype(np.float32))
         if self._client is None:
             self._build()
-        self._set_target(chosen.get("target", target.astype(np.float32)))
+        self._all_targets = chosen.get("target", target.astype(np.float32))
+        self._set_target(self._all_targets)
         self._place(self._robot, self._robot_position)
         self._steps = 0
         return self._observe(), {}
@@ -231,7 +242,7 @@ class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
 
     As `MobileRobotGymEnv`, but there are two targets: (3.6, 3.0) and (0.4, 3.0), or with `random_target` both at
     random. The observation, the reward and `getTargetPos` are about the first until it is reached, then about the
-    second. The reset option "target" is [[x, y], [x, y]].
+    second; `reached_first` tells which. The reset option "target" is [[x, y], [x, y]].
     """
 
     TARGET_SHAPE: ClassVar[tuple[int, ...]] = (2, 2)
@@ -242,7 +253,7 @@ class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
         return np.array([arena.TARGET_POSITION, arena.SECOND_TARGET_POSITION])
 
     def _set_target(self, target: np.ndarray) -> None:
-        self._both = target
+        self.reached_first = False
         self._target_position = target[0]
         for body, position in zip(self._targets, target, strict=True):
             self._place(body, position)
@@ -253,7 +264,8 @@ class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
         return targets
 
     def _arrive(self) -> None:
-        self._target_position = self._both[1]
+        self.reached_first = True
+        self._target_position = self._all_targets[1]
 
 
 class MobileRobot1DGymEnv(MobileRobotGymEnv):

@@ -11,8 +11,9 @@ from types import ModuleType
 def quiet_import(name: str) -> ModuleType:
     """Import a module while the process's standard error goes nowhere; PyBullet's C code prints its build time there.
 
-    An import that fails still raises.
+    pygame, which greets on standard output, is asked not to. An import that fails still raises.
     """
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if name in sys.modules:
         return sys.modules[name]
     sys.stderr.flush()

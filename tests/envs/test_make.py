@@ -37,6 +37,9 @@ def test_specs_of_host_environments() -> None:
     assert host_spec(EnvOptions("Pendulum-v1", continuous=True)) == pendulum
     cheetah = host_spec(EnvOptions("HalfCheetahBulletEnv-v0", num_stack=2))
     assert (cheetah.obs_shape, cheetah.action_shape, cheetah.max_episode_steps) == ((52,), (6,), 1000)
+    assert host_spec(EnvOptions("LunarLander-v3")) == Spec("LunarLander-v3", (8,), "float32", Discrete(4), 1000)
+    lander = host_spec(EnvOptions("LunarLander-v3", continuous=True))
+    assert (lander.action, lander.obs_shape) == (Box((-1.0, -1.0), (1.0, 1.0)), (8,))
     mobile = host_spec(EnvOptions("MobileRobotGymEnv-v0"))
     assert mobile == Spec("MobileRobotGymEnv-v0", (2,), "float32", Discrete(4), 251)
     options = EnvOptions("KukaButtonGymEnv-v0", continuous=True, joints=True, srl_model="joints", action_repeat=2)

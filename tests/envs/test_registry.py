@@ -24,7 +24,7 @@ def test_entries_resolve() -> None:
     mobile = [f"MobileRobot{kind}GymEnv-v0" for kind in ("", "2Target", "1D", "LineTarget")]
     robots = ["Baxter-v0", "RoboboGymEnv-v0"]
     kuka = [f"Kuka{kind}ButtonGymEnv-v0" for kind in ("", "Rand", "2", "Moving")]
-    assert list(registered_env) == [*kuka, *mobile, "OmnirobotEnv-v0", *robots]
+    assert list(registered_env) == ["CarRacingGymEnv-v0", *kuka, *mobile, "OmnirobotEnv-v0", *robots]
     for name, (entry, parent, plot, threading) in registered_env.items():
         cls = resolve(entry)
         assert issubclass(cls, resolve(parent)) and issubclass(cls, gymnasium.Env), name

@@ -44,6 +44,8 @@ GOOD = [
     "--env Pendulum-v1 --simulator jax --gamma 0.9 --lam .95",
     "--env HalfCheetahBulletEnv-v0 --num-workers 2 --num-cpu 16",
     "--env Acrobot-v1 --lr-schedule linear --algo a2c",
+    "--env LunarLander-v3 -c",
+    "--algo ppo2 --env CarRacingGymEnv-v0 --srl-model raw_pixels -c",
     "--env my_package:MyEnv-v0",
     "--wandb-mode offline --wandb-project mine --verbose",
     "--wandb_mode=disabled -v --eval-every 5e4 --eval-episodes 5 --final-eval-episodes 10",

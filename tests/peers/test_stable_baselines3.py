@@ -1,4 +1,4 @@
-"""The PyBullet environments under stable-baselines3: its checker, short trainings, and one that must learn."""
+"""Every simulated environment under stable-baselines3: its checker, short trainings, and one that must learn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from environments import CASES, SMALL_PICTURE, kinds_of_action, option_cases
 
 pytest.importorskip("stable_baselines3")
 import torch
@@ -16,36 +17,11 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 
 import envs  # noqa: F401  registers the ids
+from envs.registry import simulated_envs
 
 pytestmark = pytest.mark.peers
 
-KUKA, MOBILE = "KukaButtonGymEnv-v0", "MobileRobotGymEnv-v0"
-VARIANTS = tuple(f"MobileRobot{kind}GymEnv-v0" for kind in ("2Target", "1D", "LineTarget"))
-# stable-baselines3 warns about pictures below 36 x 36, which its default CNN cannot take.
-SMALLEST_PICTURE = 36
-PICTURES = {"srl_model": "raw_pixels"}
-ACTIONS = {
-    "discrete": {},
-    "continuous": {"is_discrete": False},
-    "joints": {"is_discrete": False, "action_joints": True},
-}
-OBSERVATIONS = {
-    KUKA: {
-        "ground_truth": {},
-        "joints": {"srl_model": "joints"},
-        "joints_position": {"srl_model": "joints_position"},
-        "raw_pixels": PICTURES,
-        "multi_view": {**PICTURES, "multi_view": True},
-    },
-    **{
-        env_id: {"ground_truth": {}, "raw_pixels": PICTURES, "fpv": {**PICTURES, "fpv": True}}
-        for env_id in (MOBILE, *VARIANTS)
-    },
-}
-KINDS_OF_ACTION = {
-    KUKA: ("discrete", "continuous", "joints"),
-    **dict.fromkeys((MOBILE, *VARIANTS), ("discrete", "continuous")),
-}
+MOBILE = "MobileRobotGymEnv-v0"
 
 
 @pytest.fixture
@@ -84,34 +60,25 @@ def play(env: gymnasium.Env, act: Callable[[np.ndarray], Any], episodes: int, se
     return returns
 
 
-@pytest.mark.parametrize(
-    ("env_id", "observation", "action"),
-    [
-        (env_id, observation, action)
-        for env_id, observations in OBSERVATIONS.items()
-        for observation in observations
-        for action in KINDS_OF_ACTION[env_id]
-    ],
-)
+@pytest.mark.parametrize(("env_id", "case"), CASES)
 @pytest.mark.filterwarnings("error")  # nothing that the checker warns about is excused
-def test_checker_accepts_it(make, env_id: str, observation: str, action: str) -> None:
-    options = OBSERVATIONS[env_id][observation] | ACTIONS[action] | {"image_size": SMALLEST_PICTURE}
-    check_env(make(env_id, render_mode="rgb_array", **options), warn=True, skip_render_check=False)
+def test_checker_accepts_it(make, env_id: str, case: str) -> None:
+    check_env(make(env_id, render_mode="rgb_array", **option_cases(env_id)[case]), warn=True, skip_render_check=False)
 
 
-@pytest.mark.parametrize("env_id", OBSERVATIONS)
+@pytest.mark.parametrize("env_id", simulated_envs())
 def test_checker_warns_of_pictures_too_small_for_its_network(make, env_id: str) -> None:
     """Also shows that what the checker has to say reaches a test here."""
     with pytest.warns(UserWarning, match="minimal resolution for an image is 36x36"):
-        check_env(make(env_id, image_size=SMALLEST_PICTURE - 1, **PICTURES), warn=True)
+        check_env(make(env_id, image_size=SMALL_PICTURE - 1, srl_model="raw_pixels"), warn=True)
 
 
 @pytest.mark.parametrize(
-    ("env_id", "action"), [(env_id, action) for env_id, actions in KINDS_OF_ACTION.items() for action in actions]
+    ("env_id", "action"), [(env_id, action) for env_id in simulated_envs() for action in kinds_of_action(env_id)]
 )
 @pytest.mark.filterwarnings("error")
 def test_ppo_trains(make, env_id: str, action: str) -> None:
-    env = Monitor(make(env_id, **ACTIONS[action]))
+    env = Monitor(make(env_id, **kinds_of_action(env_id)[action]))
     limit = env.unwrapped.max_episode_steps
     model = PPO("MlpPolicy", env, n_steps=256, device="cpu", seed=0)
     before = [weights.detach().clone() for weights in model.policy.parameters()]

@@ -1,4 +1,4 @@
-"""The twins of the mobile robot's variants against PyBullet: states, rewards, flags and pictures."""
+"""The twins of the mobile robot and its variants against PyBullet: states, rewards, flags and pictures."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from parity import assert_twin
 
 from envs.registry import registered_env, registered_twin, resolve
 
 VARIANTS = tuple(f"MobileRobot{kind}GymEnv-v0" for kind in ("2Target", "1D", "LineTarget"))
 LOW, HIGH = np.array((0.425, 0.2)), np.array((3.575, 3.8))
-EPISODES = 4  # of 251 steps
 
 
 def pair(env_id: str, **options: Any) -> tuple[Any, Any]:
@@ -26,7 +26,7 @@ def drawn(env_id: str, rng: np.random.Generator, random_target: bool) -> tuple[n
     """Positions of robot and target to start from; starts all over the allowed area, some in corners."""
     axes = 1 if "1D" in env_id else 2
     robot = np.clip(rng.uniform(-0.5, 4.5, axes), LOW[:axes], HIGH[:axes])
-    target = {"2Target": ((3.6, 3.0), (0.4, 3.0)), "1D": (3.6,), "LineTarget": (3.6,)}[env_id[11:-9]]
+    target = {"": (3.6, 3.0), "2Target": ((3.6, 3.0), (0.4, 3.0)), "1D": (3.6,), "LineTarget": (3.6,)}[env_id[11:-9]]
     if random_target:
         target = np.clip(robot[:1] + rng.uniform(-1.0, 1.0, np.shape(target)), 0.4, 3.6)
         if axes == 2 and target.ndim == 2:
@@ -34,32 +34,35 @@ def drawn(env_id: str, rng: np.random.Generator, random_target: bool) -> tuple[n
     return robot.astype(np.float32), np.asarray(target, np.float32)
 
 
-@pytest.mark.parametrize("env_id", VARIANTS)
+@pytest.mark.parametrize("env_id", ("MobileRobotGymEnv-v0", *VARIANTS))
 @pytest.mark.parametrize(
     ("is_discrete", "random_target", "shape_reward"), list(itertools.product((True, False), repeat=3))
 )
 def test_a_thousand_random_steps_agree(env_id, is_discrete, random_target, shape_reward) -> None:
+    """Both add in float32 and in the same order: the states are not merely close."""
     host, twin = pair(env_id, is_discrete=is_discrete, random_target=random_target, shape_reward=shape_reward)
-    play = jax.jit(lambda state, actions: jax.lax.scan(twin.step, state, actions)[1])
-    rng = np.random.default_rng(5)
-    rewards = []
-    for _ in range(EPISODES):
+
+    def situation(rng: np.random.Generator) -> dict[str, np.ndarray]:
         robot, target = drawn(env_id, rng, random_target)
-        axes = len(robot)
-        actions = rng.integers(2 * axes, size=251) if is_discrete else rng.uniform(-1.3, 1.3, (251, axes))
-        actions = actions if is_discrete else actions.astype(np.float32)
-        host.reset(seed=0, options={"robot": robot, "target": target})
-        steps = [host.step(action)[:4] for action in actions]
-        obs, reward, terminated, truncated = (np.array(column) for column in zip(*steps, strict=True))
-        ours = play(twin.situation(jnp.asarray(robot), jnp.asarray(target)), jnp.asarray(actions))
-        np.testing.assert_array_equal(ours.obs, obs)
-        np.testing.assert_array_equal(ours.terminated, terminated)
-        np.testing.assert_array_equal(ours.truncated, truncated)
-        np.testing.assert_allclose(ours.reward, reward, rtol=1e-6 if shape_reward else 0)
-        rewards.append(reward)
+        return {"robot": robot, "target": target}
+
+    def beyond_the_bounds(rng: np.random.Generator) -> np.ndarray:
+        return rng.uniform(-1.3, 1.3, host.action_space.shape).astype(np.float32)
+
+    compared = assert_twin(
+        host,
+        twin,
+        1000,
+        seed=5,
+        situation=situation,
+        action=None if is_discrete else beyond_the_bounds,
+        obs_tolerance=0,
+        reward_tolerance=1e-6 if shape_reward else 0,
+    )
     host.close()
+    assert compared.episodes == 4 and compared.terminated == 0
     if not shape_reward:
-        seen = set(np.concatenate(rewards).tolist())
+        seen = set(compared.rewards.tolist())
         assert -1.0 in seen
         assert 1.0 in seen or not random_target
 

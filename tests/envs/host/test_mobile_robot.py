@@ -6,7 +6,6 @@ import gymnasium as gym
 import numpy as np
 import pybullet as p
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401  registers the ids
 from envs.host.mobile_robot import MobileRobotGymEnv
@@ -31,23 +30,6 @@ def make():
 def yellow(picture: np.ndarray) -> np.ndarray:
     """Pixels that show the target."""
     return (picture[..., 0] > 100) & (picture[..., 1] > 100) & (picture[..., 2] < 60)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"is_discrete": False},
-        {"random_target": True, "shape_reward": True},
-        {"srl_model": "raw_pixels", "image_size": 32},
-        {"srl_model": "raw_pixels", "image_size": 32, "fpv": True, "is_discrete": False},
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*Box observation space m.* value is -?infinity")
-@pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes")
-@pytest.mark.filterwarnings("error")
-def test_gymnasium_checker_accepts_it(make, options) -> None:
-    check_env(make(render_mode="rgb_array", **options))
 
 
 def test_gymnasium_makes_it_by_id() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
 
 from envs.make import EnvOptions
 from envs.registry import registered_env, resolve
@@ -29,24 +28,6 @@ def make():
     yield build
     for env in opened:
         env.close()
-
-
-@pytest.mark.parametrize("env_id", [TWO, ONE_D, LINE])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"is_discrete": False},
-        {"random_target": True, "shape_reward": True},
-        {"srl_model": "raw_pixels", "image_size": 32, "random_target": True, "is_discrete": False},
-        {"srl_model": "raw_pixels", "image_size": 32, "fpv": True},
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.*Box observation space m.* value is -?infinity")
-@pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes")
-@pytest.mark.filterwarnings("error")
-def test_gymnasium_checker_accepts_it(make, env_id, options) -> None:
-    check_env(make(env_id, render_mode="rgb_array", **options))
 
 
 @pytest.mark.parametrize(

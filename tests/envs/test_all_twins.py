@@ -1,0 +1,35 @@
+"""Every twin that says how to be put into its host environment's state, against that environment."""
+
+from __future__ import annotations
+
+import gymnasium
+import pytest
+from parity import assert_twin
+
+import envs  # noqa: F401  registers the ids
+from envs.checker import check_device_types
+from envs.registry import registered_twin, resolve
+
+# Gymnasium computes in float64, and rounding grows in both motions: the twin is put right before every step.
+COMPARABLE = [env_id for env_id, entry in registered_twin.items() if hasattr(resolve(entry), "state_of")]
+SINGLE_STEPS = ("CartPole-v1", "Pendulum-v1")
+
+
+def test_the_twins_of_the_mobile_robot_are_compared() -> None:
+    assert {"CartPole-v1", "Pendulum-v1", "MobileRobotGymEnv-v0", "MobileRobot2TargetGymEnv-v0"} <= set(COMPARABLE)
+
+
+@pytest.mark.parametrize("env_id", registered_twin)
+def test_types_are_those_of_the_contract(env_id: str) -> None:
+    check_device_types(resolve(registered_twin[env_id])())
+
+
+@pytest.mark.parametrize("env_id", COMPARABLE)
+def test_a_few_episodes_agree(env_id: str) -> None:
+    host = gymnasium.make(env_id)
+    tolerance = 1e-4 if env_id == "Pendulum-v1" else 1e-5  # rewards down to -16
+    compared = assert_twin(
+        host, resolve(registered_twin[env_id])(), 300, each_step=env_id in SINGLE_STEPS, reward_tolerance=tolerance
+    )
+    host.close()
+    assert compared.episodes >= 2 and len(compared.rewards) >= 300
