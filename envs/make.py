@@ -60,6 +60,8 @@ class EnvOptions:
         multi_view: A second camera adds three channels.
         fpv: The robot's own camera adds three channels.
         image_size: Width and height of pictures in pixels.
+        renderer: "tiny" draws the pictures of PyBullet environments in their workers, "jax" on the device
+            (`envs.render.drawn_pool`).
         real_robot: "HOST:PORT" of a real robot's server, None for a simulator or the robot's default address.
         render_mode: None, "rgb_array" or "human"; on the host only.
     """
@@ -76,6 +78,7 @@ class EnvOptions:
     multi_view: bool = False
     fpv: bool = False
     image_size: int = 224
+    renderer: str = "tiny"
     real_robot: str | None = None
     render_mode: str | None = None
 
@@ -89,6 +92,35 @@ class EnvOptions:
     def on_device(self) -> bool:
         """Whether the environment runs on the device: the JAX simulator, and everything from brax."""
         return self.simulator == "jax" or self.env.startswith(BRAX_PREFIX)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether pictures of environments on the host are drawn on the device."""
+        return self.renderer == "jax" and not self.on_device
+
+    def told(self) -> EnvOptions:
+        """What the workers of a `drawn` environment observe: where everything is, of which pictures are drawn later.
+
+        Raises:
+            ValueError: There is nothing to draw, or nothing that draws it.
+        """
+        twin = resolve(registered_twin[self.env]) if self.env in registered_twin else None
+        if self.srl_model != "raw_pixels":
+            raise ValueError(f"--renderer=jax draws pictures: it needs --srl-model=raw_pixels, not {self.srl_model}")
+        if not hasattr(twin, "draw"):
+            raise ValueError(f"--renderer=jax does not know {self.env}: leave it out")
+        unseen: dict[str, Any] = {
+            "multi_view": False,
+            "fpv": False,
+            "num_stack": 1,
+            "image_size": 224,
+            "renderer": "tiny",
+        }
+        return dataclasses.replace(self, srl_model="scene_poses", **unseen)
+
+    def as_twin(self) -> EnvOptions:
+        """The same in the JAX simulator, whose twin draws the pictures; one frame at a time."""
+        return dataclasses.replace(self, simulator="jax", renderer="tiny", num_stack=1, render_mode=None)
 
     @property
     def single(self) -> bool:
@@ -152,6 +184,8 @@ def host_factory(options: EnvOptions) -> HostFactory:
     """
     if options.on_device:
         raise ValueError(f"{options.env} with --simulator={options.simulator} runs on the device, not in host workers")
+    if options.drawn:
+        options = options.told()
     spec = _gymnasium_spec(options.env, real=options.real_robot is not None)
     parameters = {name: value for name, value in _parameters(_entry_class(spec)).items() if name not in spec.kwargs}
     keywords = _keywords(options, parameters)
@@ -161,7 +195,7 @@ def host_factory(options: EnvOptions) -> HostFactory:
 
 
 def host_spec(options: EnvOptions) -> Spec:
-    """Describe the environment that `host_factory` makes; makes one and closes it.
+    """Describe what a learner sees of the environment that `host_factory` makes; makes one and closes it.
 
     Raises:
         ValueError: As `host_factory`; also where the environment itself refuses the options, or has discrete actions
@@ -169,6 +203,11 @@ def host_spec(options: EnvOptions) -> Spec:
     """
     from envs.host.gymnasium_env import spec_of
 
+    if options.drawn:
+        options.told()
+        from envs.render.drawn_pool import stacked
+
+        return stacked(device_env(options.as_twin()).spec, options.num_stack)
     env = host_factory(dataclasses.replace(options, render_mode=None))()
     try:
         spec = spec_of(env, options.env)

@@ -6,7 +6,7 @@ heads towards +x. Light: imports nothing.
 
 from __future__ import annotations
 
-SRL_MODELS = ("ground_truth", "raw_pixels")
+SRL_MODELS = ("ground_truth", "raw_pixels", "scene_poses")
 
 MAX_STEPS = 250  # an episode is cut once the counter exceeds this: MAX_STEPS + 1 steps are played
 STEP_LENGTH = 0.1
@@ -43,14 +43,16 @@ FPV_TARGET_AHEAD, FPV_TARGET_HEIGHT, FPV_DISTANCE = 0.25, 0.15, 0.3
 FPV_PITCH, FPV_FOV = -17.0, 90.0  # degrees
 
 
-def check_options(srl_model: str, action_repeat: int, image_size: int) -> None:
-    """Refuse options that the environment does not have.
+def check_options(
+    srl_model: str, action_repeat: int, image_size: int, srl_models: tuple[str, ...] = SRL_MODELS
+) -> None:
+    """Refuse options that an environment with these `srl_models` does not have.
 
     Raises:
         ValueError: an unknown `srl_model`, an `action_repeat` other than 1, or an `image_size` below 1.
     """
-    if srl_model not in SRL_MODELS:
-        raise ValueError(f"unknown srl_model {srl_model!r}: choose one of {', '.join(SRL_MODELS)}")
+    if srl_model not in srl_models:
+        raise ValueError(f"unknown srl_model {srl_model!r}: choose one of {', '.join(srl_models)}")
     if action_repeat != 1:
         raise ValueError(f"action_repeat is {action_repeat}: a mobile robot moves once per step, it must be 1")
     if image_size < 1:

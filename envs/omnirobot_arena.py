@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 
-from envs.mobile_arena import SRL_MODELS, check_options
-
-__all__ = ["SRL_MODELS", "check_options"]
+SRL_MODELS = ("ground_truth", "raw_pixels")
 
 MAX_STEPS = 250  # an episode is cut once the counter exceeds this: MAX_STEPS + 1 steps are played
 STEP_LENGTH = 0.1

@@ -51,7 +51,8 @@ class MobileRobotTwin:
     """Drive to a target in a walled arena: the actions, rewards and episodes of `MobileRobotGymEnv`.
 
     The options too, and their defaults, but for `render_mode`. Observations are float32 [2], or with
-    `srl_model="raw_pixels"` uint8 [image_size, image_size, 3], with `fpv` 6 channels.
+    `srl_model="raw_pixels"` uint8 [image_size, image_size, 3], with `fpv` 6 channels, or with "scene_poses" float32
+    [4], where robot and target are.
 
     Raises:
         ValueError: an unknown `srl_model`, an `action_repeat` other than 1, or an `image_size` below 1.
@@ -83,10 +84,12 @@ class MobileRobotTwin:
             self._renderers = (TopDownRenderer(image_size, self.SCENE),)
             if fpv:
                 self._renderers += (FirstPersonRenderer(image_size, self.SCENE),)
+        self._tells_poses = srl_model == "scene_poses"
         axes = self.NUM_AXES
+        size = 2 + 2 * len(self.SCENE.targets) if self._tells_poses else axes
         self.spec = Spec(
             self.ENV_ID,
-            (image_size, image_size, 3 * len(self._renderers)) if self._renderers else (axes,),
+            (image_size, image_size, 3 * len(self._renderers)) if self._renderers else (size,),
             "uint8" if self._renderers else "float32",
             Discrete(2 * axes) if is_discrete else Box((-1.0,) * axes, (1.0,) * axes),
             arena.MAX_STEPS + 1,
@@ -129,10 +132,16 @@ class MobileRobotTwin:
 
     def observe(self, state: State) -> jax.Array:
         """The observation that `spec` declares."""
-        if not self._renderers:
-            target = self._current_target(state)
-            return jnp.concatenate([state.robot[: target.size] - target, state.robot[target.size :]])
-        robot, targets = self._on_floor(state)
+        if self._renderers or self._tells_poses:
+            robot, targets = self._on_floor(state)
+            poses = jnp.concatenate([robot, targets.reshape(-1)])
+            return poses if self._tells_poses else self.draw(poses)
+        target = self._current_target(state)
+        return jnp.concatenate([state.robot[: target.size] - target, state.robot[target.size :]])
+
+    def draw(self, poses: jax.Array) -> jax.Array:
+        """The picture of a scene as `scene_poses` of the host environment tells it, with `srl_model="raw_pixels"`."""
+        robot, targets = poses[:2], poses[2:].reshape(-1, 2)
         return jnp.concatenate([render(robot, targets) for render in self._renderers], axis=-1)
 
     def _distance(self, state: State) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from envs import omnirobot_arena as arena
 from envs.device.moves import displacement, squared_norm
+from envs.mobile_arena import check_options
 from envs.render.omnirobot_device import OmniRobotDeviceRenderer
 from envs.render.omnirobot_scene import ROBOT, TARGET
 from envs.types import Box, Discrete, Spec, TimeStep
@@ -62,7 +63,7 @@ class OmniRobotTwin:
         image_size: int = 224,
         noise: bool = True,
     ) -> None:
-        arena.check_options(srl_model, action_repeat, image_size)
+        check_options(srl_model, action_repeat, image_size, arena.SRL_MODELS)
         self._is_discrete = is_discrete
         self._random_target = random_target
         self._shape_reward = shape_reward

@@ -21,7 +21,8 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
 
     Args:
         srl_model: What is observed, one of the class's `srl_models`. "raw_pixels" gives uint8
-            [image_size, image_size, channels], every other choice float32 [getObservationDim()].
+            [image_size, image_size, channels], "scene_poses" what `scene_poses` returns, every other choice float32
+            [getObservationDim()].
         is_discrete: Whether actions are integers.
         image_size: Width and height of a picture in pixels.
         channels: Channels of a picture observation, 3 for each camera.
@@ -33,6 +34,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
     """
 
     srl_models: ClassVar[tuple[str, ...]] = ("ground_truth", "raw_pixels")
+    SCENE_SIZE: ClassVar[int]  # components of `scene_poses`
     max_episode_steps: int
 
     def __init__(
@@ -60,7 +62,8 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
         if srl_model == "raw_pixels":
             self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, channels), np.uint8)
         else:
-            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (self.getObservationDim(),), np.float32)
+            size = self.SCENE_SIZE if srl_model == "scene_poses" else self.getObservationDim()
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     @abstractmethod
     def getTargetPos(self) -> np.ndarray:
@@ -78,6 +81,14 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
     def _picture(self) -> np.ndarray:
         """The picture observation of the present situation, uint8 [image_size, image_size, channels]."""
 
+    def scene_poses(self) -> np.ndarray:
+        """Where all that moves in a picture is, float32 [SCENE_SIZE]; the twin's `draw` makes the picture of it.
+
+        Raises:
+            NotImplementedError: The environment does not tell.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not tell the poses of its scene")
+
     def getObservationDim(self) -> int:
         """Number of components of a state observation."""
         return self.getGroundTruthDim()
@@ -91,7 +102,9 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
 
     def _observe(self) -> np.ndarray:
         """The observation that `observation_space` declares."""
-        return self._picture() if self.srl_model == "raw_pixels" else self.getSRLState()
+        if self.srl_model == "raw_pixels":
+            return self._picture()
+        return self.scene_poses() if self.srl_model == "scene_poses" else self.getSRLState()
 
 
 def displacement(action: Any, is_discrete: bool, moves: np.ndarray, step_length: np.float32) -> np.ndarray:

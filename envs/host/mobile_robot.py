@@ -46,7 +46,7 @@ class MobileRobotGymEnv(SRLGymEnv):
     nothing depends on their contacts, and those of the wheels with the floor would cost 95 % of a step.
 
     Args:
-        srl_model: "ground_truth" (robot position relative to the target, 2) or "raw_pixels".
+        srl_model: "ground_truth" (robot position relative to the target, 2), "raw_pixels" or "scene_poses".
         is_discrete: Discrete or continuous actions.
         random_target: Place the target at random at each reset, x and y in [0.4, 3.6]; otherwise it is at (3.6, 3.0).
         shape_reward: Dense reward.
@@ -67,6 +67,7 @@ class MobileRobotGymEnv(SRLGymEnv):
     WALLS: ClassVar[Sequence[tuple]] = arena.WALLS
     CAMERA: ClassVar[Camera] = _camera_above(*arena.CAMERA_CENTRE)
     TARGET_SHAPE: ClassVar[tuple[int, ...]] = (2,)  # of the reset option "target"
+    SCENE_SIZE: ClassVar[int] = 4
 
     def __init__(
         self,
@@ -114,6 +115,11 @@ class MobileRobotGymEnv(SRLGymEnv):
     def getGroundTruthDim(self) -> int:
         """2: x, y; or 1: x."""
         return self.NUM_AXES
+
+    def scene_poses(self) -> np.ndarray:
+        """x and y of the robot and of each target's body on the floor (m), float32 [SCENE_SIZE]."""
+        self._require_client()
+        return np.concatenate([_floor_point(self._robot_position), *self._target_bodies()])
 
     def situation(self) -> dict[str, np.ndarray]:
         """Where robot and target are, as the options of a reset that brings them there."""
@@ -181,7 +187,7 @@ class MobileRobotGymEnv(SRLGymEnv):
     def _cameras(self) -> Sequence[Camera]:
         if not self.fpv:
             return (self.CAMERA,)
-        x, y = _on_floor(self._robot_position)
+        x, y = _floor_point(self._robot_position).tolist()
         target = (x + arena.FPV_TARGET_AHEAD, y, arena.FPV_TARGET_HEIGHT)
         return self.CAMERA, Camera(target, arena.FPV_DISTANCE, yaw=-90.0, pitch=arena.FPV_PITCH, fov=arena.FPV_FOV)
 
@@ -211,13 +217,17 @@ class MobileRobotGymEnv(SRLGymEnv):
         self._target_position = target
         self._place(self._targets[0], target)
 
+    def _target_bodies(self) -> list[np.ndarray]:
+        """Where the bodies of the targets are on the floor [m], float32 [2] each."""
+        return [_floor_point(self._all_targets)]
+
     def _load_targets(self, client: int) -> list[int]:
         """Load the bodies of the targets."""
         return [p.loadURDF(str(ASSETS / "cylinder.urdf"), useFixedBase=True, physicsClientId=client)]
 
     def _place(self, body: int, position: np.ndarray) -> None:
         """Put a body on the floor."""
-        x, y = _on_floor(position)
+        x, y = _floor_point(position).tolist()
         p.resetBasePositionAndOrientation(body, (x, y, 0.0), HEADING_X, physicsClientId=self._client)
 
     def _reward(self, bumped: bool) -> float:
@@ -246,6 +256,7 @@ class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
     """
 
     TARGET_SHAPE: ClassVar[tuple[int, ...]] = (2, 2)
+    SCENE_SIZE: ClassVar[int] = 6
 
     def _draw_target(self) -> np.ndarray:
         if self.random_target:
@@ -262,6 +273,9 @@ class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
         targets = [*super()._load_targets(client), *super()._load_targets(client)]
         p.changeVisualShape(targets[1], -1, rgbaColor=RED, physicsClientId=client)
         return targets
+
+    def _target_bodies(self) -> list[np.ndarray]:
+        return list(self._all_targets)
 
     def _arrive(self) -> None:
         self.reached_first = True
@@ -298,9 +312,14 @@ class MobileRobotLineTargetGymEnv(MobileRobotGymEnv):
 
     def _set_target(self, target: np.ndarray) -> None:
         self._target_position = target - np.float32(arena.LINE_OFFSET)
-        position = (float(target[0]), arena.ARENA_SIZE / 2, arena.LINE_TOP - 0.05)
+        x, y = self._target_bodies()[0].tolist()
         turn = p.getQuaternionFromEuler((0.0, 0.0, math.pi / 2))
-        p.resetBasePositionAndOrientation(self._targets[0], position, turn, physicsClientId=self._client)
+        p.resetBasePositionAndOrientation(
+            self._targets[0], (x, y, arena.LINE_TOP - 0.05), turn, physicsClientId=self._client
+        )
+
+    def _target_bodies(self) -> list[np.ndarray]:
+        return [np.array([self._all_targets[0], arena.ARENA_SIZE / 2], np.float32)]
 
     def _load_targets(self, client: int) -> list[int]:
         strip = p.loadURDF(str(ASSETS / "wall_target.urdf"), useFixedBase=True, physicsClientId=client)
@@ -308,7 +327,6 @@ class MobileRobotLineTargetGymEnv(MobileRobotGymEnv):
         return [strip]
 
 
-def _on_floor(position: np.ndarray) -> tuple[float, float]:
-    """(x, y) of a position [1] or [2]; y is 0 where it is not given."""
-    x, *y = position.tolist()
-    return x, (y[0] if y else 0.0)
+def _floor_point(position: np.ndarray) -> np.ndarray:
+    """(x, y) of a position float32 [1] or [2]; y is 0 where it is not given."""
+    return position if len(position) == 2 else np.array([position[0], 0.0], np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 
 from envs import omnirobot_arena as arena
 from envs.host.goal_env import GoalEnv, chosen_positions, displacement
+from envs.mobile_arena import check_options
 from envs.render.omnirobot_scene import ROBOT, TARGET, OmniRobotRenderer, Patch
 
 DISCRETE_MOVES = np.array(arena.DISCRETE_MOVES, np.float32)
@@ -67,7 +68,7 @@ class OmniRobotEnv(GoalEnv):
         noise: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        arena.check_options(srl_model, action_repeat, image_size)
+        check_options(srl_model, action_repeat, image_size, arena.SRL_MODELS)
         super().__init__(srl_model=srl_model, is_discrete=is_discrete, image_size=image_size, render_mode=render_mode)
         self.random_target = random_target
         self.shape_reward = shape_reward

@@ -23,7 +23,13 @@ class VecEnv:
     def __init__(self, options: EnvOptions, num_envs: int, seed: int, num_workers: int | None = None) -> None:
         options.check_count(num_envs)
         seeds = [(seed, i) for i in range(num_envs)]
-        self._pool = VectorPool(host_factory(options), seeds, num_workers=num_workers, timeout=options.step_timeout)
+        self._pool: Any = VectorPool(
+            host_factory(options), seeds, num_workers=num_workers, timeout=options.step_timeout
+        )
+        if options.drawn:
+            from envs.render.drawn_pool import DrawnPool
+
+            self._pool = DrawnPool(self._pool, options, auto_reset=True)
         self.spec: Spec = self._pool.spec
         self.num_envs = num_envs
         self.episodes: list[tuple[int, float, int]] = []

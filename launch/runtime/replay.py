@@ -137,7 +137,7 @@ def played_options(options: EnvOptions, args: Namespace) -> EnvOptions:
     """
     if args.simulator == "pybullet" and options.env.startswith(BRAX_PREFIX):
         raise ValueError(f"{options.env} runs on the device only: leave out --simulator=pybullet")
-    changes: dict[str, Any] = {"render_mode": None}
+    changes: dict[str, Any] = {"render_mode": None, "renderer": "tiny"}
     if args.simulator is not None:
         changes["simulator"] = args.simulator
         if options.env in registered_robot:

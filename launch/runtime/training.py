@@ -71,6 +71,10 @@ def build_driver(
         workers = num_workers or None
         return VectorPool(factory, seeds, groups=groups, num_workers=workers, auto_reset=auto_reset, timeout=timeout)
 
+    if options.drawn:
+        from envs.render.drawn_pool import drawing
+
+        return HostDriver(drawing(make_pool, options), spec, agent, hyper, runs.seeds, iterations)
     return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations)
 
 

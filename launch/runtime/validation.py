@@ -112,9 +112,20 @@ def _check_environment_flags(args: Namespace) -> None:
         raise UsageError("--joints needs --continuous (-c)")
     if args.srl_model.startswith("joints") and keywords is not None and "action_joints" not in keywords:
         raise UsageError(f"--srl-model={args.srl_model}: {args.env} has no joints; choose ground_truth or raw_pixels")
+    if args.renderer == "jax":
+        _check_renderer(args)
     for name in ("multi_view", "fpv"):
         if getattr(args, name) and args.srl_model != "raw_pixels":
             raise UsageError(f"--{name.replace('_', '-')} adds a picture: it needs --srl-model=raw_pixels")
+
+
+def _check_renderer(args: Namespace) -> None:
+    """Refuse `--renderer=jax` where there is nothing for it to draw."""
+    if args.simulator == "jax":
+        raise UsageError("--renderer=jax: what --simulator=jax shows is drawn so anyway, leave it out")
+    from envs.make import EnvOptions
+
+    EnvOptions.from_args(args).told()
 
 
 def _constructor_keywords(env: str, simulator: str, real: bool) -> set[str] | None:
