@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from envs.host.quiet import quiet_import
-from envs.registry import BRAX_NAMES, registered_env, registered_twin, resolve
+from envs.registry import BRAX_NAMES, ThreadingType, registered_env, registered_robot, registered_twin, resolve
 from envs.types import Spec
 
 if TYPE_CHECKING:
     import gymnasium
 
 BRAX_PREFIX = "brax/"
+_WITHOUT_PYBULLET = ("envs.host.omnirobot:",)  # modules of envs.host that are simulators themselves
 
 # Options that reach the constructor of an environment: field -> (keyword, flag). An environment takes an option when
 # its constructor has the keyword.
@@ -32,7 +33,13 @@ _KEYWORDS: dict[str, tuple[str, str]] = {
     "multi_view": ("multi_view", "--multi-view"),
     "fpv": ("fpv", "--fpv"),
     "image_size": ("image_size", "--image-size"),
+    "real_robot": ("real_robot", "--real-robot"),
 }
+
+# Seconds that one reset or step may take before its worker is given up: in a simulator, and at a real robot, whose
+# client has time-outs of its own (`envs.host.robot_client.Timeouts`, 310 s for a reset) that must come first.
+SIMULATOR_TIMEOUT = 60.0
+ROBOT_TIMEOUT = 330.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,7 @@ class EnvOptions:
         multi_view: A second camera adds three channels.
         fpv: The robot's own camera adds three channels.
         image_size: Width and height of pictures in pixels.
+        real_robot: "HOST:PORT" of a real robot's server, None for a simulator or the robot's default address.
         render_mode: None, "rgb_array" or "human"; on the host only.
     """
 
@@ -67,6 +75,7 @@ class EnvOptions:
     multi_view: bool = False
     fpv: bool = False
     image_size: int = 224
+    real_robot: str | None = None
     render_mode: str | None = None
 
     @classmethod
@@ -79,6 +88,29 @@ class EnvOptions:
     def on_device(self) -> bool:
         """Whether the environment runs on the device: the JAX simulator, and everything from brax."""
         return self.simulator == "jax" or self.env.startswith(BRAX_PREFIX)
+
+    @property
+    def single(self) -> bool:
+        """Whether there is only one such environment in the world, as a real robot is (`ThreadingType.NONE`)."""
+        registered = registered_env.get(self.env)
+        return self.real_robot is not None or (registered is not None and registered[3] is ThreadingType.NONE)
+
+    @property
+    def step_timeout(self) -> float:
+        """Seconds that one reset or step may take on the host."""
+        return ROBOT_TIMEOUT if self.single else SIMULATOR_TIMEOUT
+
+    def check_count(self, count: int) -> None:
+        """Refuse to play with `count` environments where there is only one.
+
+        Raises:
+            ValueError: There is.
+        """
+        if self.single and count > 1:
+            raise ValueError(
+                f"{self.env} is one real robot, {count} environments were asked for: use --num-cpu=1, one run, and an "
+                "algorithm that needs one environment only (ppo2, a2c)"
+            )
 
 
 @dataclass(frozen=True)
@@ -119,7 +151,7 @@ def host_factory(options: EnvOptions) -> HostFactory:
     """
     if options.on_device:
         raise ValueError(f"{options.env} with --simulator={options.simulator} runs on the device, not in host workers")
-    spec = _gymnasium_spec(options.env)
+    spec = _gymnasium_spec(options.env, real=options.real_robot is not None)
     parameters = {name: value for name, value in _parameters(_entry_class(spec)).items() if name not in spec.kwargs}
     keywords = _keywords(options, parameters)
     if options.render_mode is not None:
@@ -154,6 +186,8 @@ def device_env(options: EnvOptions) -> Any:
     """
     if options.render_mode is not None:
         raise ValueError(f"--simulator=jax opens no window: {options.env} is rendered with --simulator=pybullet")
+    if options.real_robot is not None:
+        raise ValueError(f"--real-robot={options.real_robot} is no simulation: leave out --simulator=jax")
     if options.env.startswith(BRAX_PREFIX):
         env = _brax_env(options)
     else:
@@ -191,12 +225,15 @@ def _twin_entry(env_id: str) -> str | type:
     return registered_twin[env_id]
 
 
-def _gymnasium_spec(env_id: str) -> gymnasium.envs.registration.EnvSpec:
-    """How to make an id: from our registry, else from Gymnasium's; ValueError with the nearest id."""
+def _gymnasium_spec(env_id: str, real: bool = False) -> gymnasium.envs.registration.EnvSpec:
+    """How to make an id: from our registries, else from Gymnasium's; ValueError with the nearest id.
+
+    `real` asks for the real robot where the id is a simulated one without.
+    """
     import gymnasium
 
-    if env_id in registered_env:
-        entry: Any = registered_env[env_id][0]
+    if env_id in registered_env or (real and env_id in registered_robot):
+        entry: Any = registered_robot[env_id] if real and env_id in registered_robot else registered_env[env_id][0]
         return gymnasium.envs.registration.EnvSpec(env_id, entry_point=entry)
     if env_id.endswith("BulletEnv-v0"):
         quiet_import("pybullet_envs_gymnasium")  # registers its ids
@@ -237,7 +274,7 @@ def _quiet_simulator(spec: gymnasium.envs.registration.EnvSpec) -> None:
     entry = str(spec.entry_point)
     if entry.startswith(("envs.host.car_racing:", "gymnasium.envs.box2d.")):
         quiet_import("pygame")
-    elif entry.startswith(("envs.host.", "pybullet_envs_gymnasium.")):
+    elif entry.startswith(("envs.host.", "pybullet_envs_gymnasium.")) and not entry.startswith(_WITHOUT_PYBULLET):
         quiet_import("pybullet")
 
 

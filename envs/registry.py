@@ -27,6 +27,8 @@ class ThreadingType(Enum):
 
 
 _SRL_ENV = "envs.host.srl_env:SRLGymEnv"
+_ROBOT_ENV = "envs.host.robot_env:RobotEnv"
+_KUKA_BUTTON = "envs.host.kuka_button:KukaButtonGymEnv"
 _MOBILE_ROBOT = "envs.host.mobile_robot:MobileRobotGymEnv"
 
 # NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class as "module:Class" is loaded by `resolve` only.
@@ -37,12 +39,11 @@ registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingT
         PlottingType.PLOT_2D,
         ThreadingType.PROCESS,
     ),
-    "KukaButtonGymEnv-v0": (
-        "envs.host.kuka_button:KukaButtonGymEnv",
-        _SRL_ENV,
-        PlottingType.PLOT_3D,
-        ThreadingType.PROCESS,
-    ),
+    "KukaButtonGymEnv-v0": (_KUKA_BUTTON, _SRL_ENV, PlottingType.PLOT_3D, ThreadingType.PROCESS),
+    **{
+        f"{name}-v0": (f"envs.host.kuka_variants:{name}", _KUKA_BUTTON, PlottingType.PLOT_3D, ThreadingType.PROCESS)
+        for name in ("KukaRandButtonGymEnv", "Kuka2ButtonGymEnv", "KukaMovingButtonGymEnv")
+    },
     **{
         f"{name}-v0": (f"envs.host.mobile_robot:{name}", superclass, PlottingType.PLOT_2D, ThreadingType.PROCESS)
         for name, superclass in (
@@ -52,6 +53,19 @@ registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingT
             ("MobileRobotLineTargetGymEnv", _MOBILE_ROBOT),
         )
     },
+    "OmnirobotEnv-v0": (
+        "envs.host.omnirobot:OmniRobotEnv",
+        "envs.host.goal_env:GoalEnv",
+        PlottingType.PLOT_2D,
+        ThreadingType.PROCESS,
+    ),
+    "Baxter-v0": ("envs.host.baxter:BaxterEnv", _ROBOT_ENV, PlottingType.PLOT_3D, ThreadingType.NONE),
+    "RoboboGymEnv-v0": ("envs.host.robobo:RoboboEnv", _ROBOT_ENV, PlottingType.PLOT_2D, ThreadingType.NONE),
+}
+
+# NAME: the real robot of an environment that is simulated without `--real-robot`.
+registered_robot: dict[str, str | type] = {
+    "OmnirobotEnv-v0": "envs.host.real_omnirobot:RealOmniRobotEnv",
 }
 
 # NAME: device environment with the same id, spaces, constants and rewards, written in JAX (`--simulator=jax`).
@@ -61,6 +75,7 @@ registered_twin: dict[str, str | type] = {
     "MobileRobot2TargetGymEnv-v0": "envs.device.mobile_robot:MobileRobot2TargetTwin",
     "MobileRobotGymEnv-v0": "envs.device.mobile_robot:MobileRobotTwin",
     "MobileRobotLineTargetGymEnv-v0": "envs.device.mobile_robot:MobileRobotLineTargetTwin",
+    "OmnirobotEnv-v0": "envs.device.omnirobot:OmniRobotTwin",
     "Pendulum-v1": "envs.device.pendulum:Pendulum",
 }
 

@@ -17,6 +17,7 @@ if ROOT not in sys.path:  # started as a script: Python has put launch/ there, n
 from launch.runtime.errors import HelpRequested, UsageError, run_command  # noqa: E402
 from launch.runtime.flag_parser import FlagParser, peek  # noqa: E402
 from launch.runtime.plugin import load_plugin  # noqa: E402
+from launch.runtime.validation import check_robot  # noqa: E402
 
 _USAGE = "python launch/enjoy.py --log-dir DIR [--flag value ...]"
 _DESCRIPTION = (
@@ -48,6 +49,11 @@ def _add_play_flags(parser: FlagParser) -> None:
         choices=("pybullet", "jax"),
         metavar="NAME",
         help="Play in PyBullet (or Gymnasium), or in the JAX twin. Without this flag: where it was trained",
+    )
+    add(
+        "--real-robot",
+        metavar="HOST:PORT",
+        help="Play on the real robot behind this server. Without this flag: where it was trained",
     )
     add("--shape-reward", action="store_true", help="Dense reward. Without this flag: as in the training.")
     add(
@@ -97,6 +103,8 @@ def parse_enjoy_args(argv: Sequence[str]) -> Namespace:
         args.shape_reward = None
     if {"num_timesteps", "num_episodes"} <= parser.given and args.num_episodes:
         raise UsageError("--num-timesteps and --num-episodes both say how long to play: give one of them")
+    if args.real_robot is not None:
+        check_robot(args.real_robot, args.simulator)
     for name in _SINGLE:
         if getattr(args, name) and args.num_cpu > 1:
             raise UsageError(f"{parser[name].option.flag} shows one environment: leave out --num-cpu={args.num_cpu}")

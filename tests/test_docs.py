@@ -17,7 +17,7 @@ import pytest
 from agents.options import declared, options_of
 from agents.registry import algorithm_class, registered_rl
 from agents.types import Clock, Transition
-from envs import mobile_arena
+from envs import mobile_arena, omnirobot_arena
 from envs.host import car_racing
 from envs.host.kuka_button import KukaButtonGymEnv
 from envs.make import EnvOptions, device_env, host_factory, host_spec
@@ -219,6 +219,7 @@ def test_links_lead_somewhere():
         ("KukaButtonGymEnv-v0", KukaButtonGymEnv, [name for name in vars(KukaButtonGymEnv) if name.isupper()]),
         ("CarRacingGymEnv-v0", car_racing, ["MAX_STEPS", "N_DISCRETE_ACTIONS", "LOOKAHEAD"]),
         ("MobileRobotGymEnv-v0", mobile_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "TARGET_POSITION"]),
+        ("OmnirobotEnv-v0", omnirobot_arena, ["MAX_STEPS", "STEP_LENGTH", "REWARD_DISTANCE", "POSITION_NOISE"]),
     ],
 )
 def test_constants_are_documented(title, owner, names):

@@ -21,7 +21,9 @@ class VecEnv:
     """
 
     def __init__(self, options: EnvOptions, num_envs: int, seed: int, num_workers: int | None = None) -> None:
-        self._pool = VectorPool(host_factory(options), [(seed, i) for i in range(num_envs)], num_workers=num_workers)
+        options.check_count(num_envs)
+        seeds = [(seed, i) for i in range(num_envs)]
+        self._pool = VectorPool(host_factory(options), seeds, num_workers=num_workers, timeout=options.step_timeout)
         self.spec: Spec = self._pool.spec
         self.num_envs = num_envs
         self.episodes: list[tuple[int, float, int]] = []

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from envs.make import EnvOptions
-from envs.registry import registered_env, registered_twin, resolve
+from envs.registry import registered_env, registered_robot, registered_twin, resolve
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -21,6 +21,8 @@ def environment_globals(options: EnvOptions) -> dict[str, Any]:
     twin. An environment that is not one of ours has its options only.
     """
     registry = registered_twin if options.on_device else {name: entry[0] for name, entry in registered_env.items()}
+    if options.real_robot is not None:
+        registry = {**registry, **registered_robot}
     constants: dict[str, Any] = {}
     if options.env in registry:
         cls = resolve(registry[options.env])

@@ -131,6 +131,7 @@ def _add_task_flags(parser: FlagParser) -> None:
     add("--multi-view", action="store_true", help="Add the second camera to raw_pixels (Kuka).")
     add("--fpv", action="store_true", help="Add the robot's own camera to raw_pixels (mobile robot).")
     add("--image-size", type=int, default=224, minimum=1, maximum=1024, help="Side of a picture in pixels.")
+    add("--real-robot", metavar="HOST:PORT", help="Server of a real robot (Baxter, Robobo, Omnirobot).")
     add("--srl-config-file", default="config/srl_models.yaml", metavar="FILE", help="Paths of learned representations.")
     add("--latest", action="store_true", help="Use the environment's newest learned representation.")
 

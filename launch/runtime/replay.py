@@ -16,6 +16,7 @@ from agents.base_classes import BaseRLObject, JaxAlgorithm
 from agents.registry import algorithm_class, registered_rl
 from envs.host.vector import WorkerError
 from envs.make import BRAX_PREFIX, EnvOptions
+from envs.registry import registered_robot
 from envs.types import Discrete, Spec
 from launch.runtime import charts
 from launch.runtime.drivers.common import clip_action
@@ -129,16 +130,21 @@ def _recorded_options(args: dict[str, Any]) -> EnvOptions:
 
 
 def played_options(options: EnvOptions, args: Namespace) -> EnvOptions:
-    """The environment to play in: that of the training, but for `--simulator` and `--shape-reward`.
+    """The environment to play in: that of the training, but for `--simulator`, `--real-robot` and `--shape-reward`.
 
     Raises:
-        ValueError: It does not exist in that simulator.
+        ValueError: It does not exist there.
     """
     if args.simulator == "pybullet" and options.env.startswith(BRAX_PREFIX):
         raise ValueError(f"{options.env} runs on the device only: leave out --simulator=pybullet")
     changes: dict[str, Any] = {"render_mode": None}
     if args.simulator is not None:
         changes["simulator"] = args.simulator
+        if options.env in registered_robot:
+            changes["real_robot"] = None
+    if args.real_robot is not None:
+        # A policy of the simulator or of its twin meets the real robot, whose target a person places.
+        changes |= {"simulator": args.simulator or "pybullet", "real_robot": args.real_robot, "random_target": False}
     if args.shape_reward is not None:
         changes["shape_reward"] = args.shape_reward
     return dataclasses.replace(options, **changes)

@@ -63,9 +63,12 @@ def build_driver(
 
     factory, spec = host_factory(options), host_spec(options)
     agent, iterations = agent_for(spec)
+    options.check_count(agent.traits.num_envs * len(runs))
+    timeout = options.step_timeout
 
     def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> VectorPool:
-        return VectorPool(factory, seeds, groups=groups, num_workers=num_workers or None, auto_reset=auto_reset)
+        workers = num_workers or None
+        return VectorPool(factory, seeds, groups=groups, num_workers=workers, auto_reset=auto_reset, timeout=timeout)
 
     return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations)
 
@@ -218,10 +221,8 @@ class _Training:
         self.logger.log(self.iteration, int(self.steps.min()), metrics)
 
     def _evaluate(self) -> None:
-        """Play fixed episodes with the deterministic policies and keep the best."""
-        returns = self.driver.evaluate(self.args.eval_episodes, EVALUATION_SEED)
-        self.logger.evaluation(int(self.steps.min()), returns)
-        score = returns.mean(axis=1)
+        """Judge the policies and keep the best."""
+        score = self._judge()
         enough = self.episodes >= self.args.min_episodes_save
         better = enough & (score > self.best_score)
         if better.any():
@@ -229,6 +230,18 @@ class _Training:
             self.best = acting if self.best is None else jax.tree.map(partial(_where, better), acting, self.best)
             self.best_score = np.where(better, score, self.best_score)
             self._save_model(BEST, self.best, self.best_score)
+
+    def _judge(self) -> np.ndarray:
+        """Mean return [K] of fixed episodes with the deterministic policies.
+
+        Of a real robot there is no second one to evaluate on: there it is that of the last training episodes, as in
+        the original, and not a number before the first has ended.
+        """
+        if self.options.single:
+            return self.logger.recent_returns()
+        returns = self.driver.evaluate(self.args.eval_episodes, EVALUATION_SEED)
+        self.logger.evaluation(int(self.steps.min()), returns)
+        return returns.mean(axis=1)
 
     def _save_model(self, name: str, acting: Any, score: np.ndarray) -> None:
         save_model(self.models, name, acting, self.info | {"steps": self.steps.tolist(), "score": score.tolist()})
@@ -259,24 +272,42 @@ class _Training:
         self.logger.restore(metadata["logger"])
 
     def _finish(self) -> np.ndarray:
-        """Save the final policies and report the score of the ones to use, on fresh episodes."""
-        count = self.args.final_eval_episodes
-        final = self.driver.evaluate(count, FINAL_EVALUATION_SEED)
-        self._save_model(FINAL, self.driver.acting(), final.mean(axis=1))
+        """Save the final policies and report the score of the ones to use."""
+        scores = self._training_scores() if self.options.single else self._final_evaluation()
+        acting = self.driver.acting() if self.best is None else self.best
+        acting = jax.tree.map(lambda x: x[0], acting)
+        self.algorithm.adopt(self.driver.agent, self.driver.spec, acting, only(self.info, 0))
+        return scores["final" if self.best is None else "best"]
+
+    def _save_final(self, score: np.ndarray) -> None:
+        self._save_model(FINAL, self.driver.acting(), score)
         self._checkpoint()
-        scores = {"final": final}
-        acting = self.driver.acting()
+
+    def _final_evaluation(self) -> dict[str, np.ndarray]:
+        """Mean return [K] of the final and of the best policies on fresh episodes."""
+        count = self.args.final_eval_episodes
+        scores = {"final": self.driver.evaluate(count, FINAL_EVALUATION_SEED)}
+        self._save_final(scores["final"].mean(axis=1))
         if self.best is not None:
-            acting = self.best
             scores["best"] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=self.best)
-        step = int(self.steps.min())
-        self.logger.log(self.iteration, step, {f"score/{name}": r.mean(axis=1) for name, r in scores.items()})
+        means = {name: returns.mean(axis=1) for name, returns in scores.items()}
+        self.logger.log(self.iteration, int(self.steps.min()), {f"score/{name}": mean for name, mean in means.items()})
         for run, label in enumerate(self.runs.labels):
             said = ", ".join(f"{name} {r[run].mean():.2f} ± {r[run].std():.2f}" for name, r in scores.items())
             self.logger.message(f"{label}: mean return of {count} evaluation episodes: {said}")
-        acting = jax.tree.map(lambda x: x[0], acting)
-        self.algorithm.adopt(self.driver.agent, self.driver.spec, acting, only(self.info, 0))
-        return scores["best" if self.best is not None else "final"].mean(axis=1)
+        return means
+
+    def _training_scores(self) -> dict[str, np.ndarray]:
+        """Mean return [K] of the last training episodes, and the best that it was: a robot is not evaluated."""
+        scores = {"final": self.logger.recent_returns()}
+        self._save_final(scores["final"])
+        if self.best is not None:
+            scores["best"] = self.best_score
+        said = ", ".join(f"{name} {score[0]:.2f}" for name, score in scores.items())
+        self.logger.message(
+            f"{self.runs.labels[0]}: mean return of the last {self.args.episode_window} training episodes: {said}"
+        )
+        return scores
 
 
 def _where(chosen: np.ndarray, new: np.ndarray, old: np.ndarray) -> np.ndarray:

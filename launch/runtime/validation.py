@@ -25,6 +25,7 @@ _ENV_FLAGS = (
     ("action_repeat", "action_repeat", 1),
     ("multi_view", "multi_view", False),
     ("fpv", "fpv", False),
+    ("real_robot", "real_robot", None),
 )
 _PATHS = ("srl_config_file", "load_rl_model_path")
 
@@ -35,12 +36,27 @@ def check_arguments(args: Namespace) -> None:
     Raises:
         ValueError: One line that says what does not go together, or what does not exist.
     """
+    if args.real_robot is not None:
+        check_robot(args.real_robot, args.simulator)
     _check_environment(args.env, args.simulator)
     _check_actions(args)
     _check_environment_flags(args)
     _check_paths(args)
     if args.resume and args.load_rl_model_path:
         raise UsageError("--load-rl-model-path cannot be given with --resume: the run has its own policy")
+
+
+def check_robot(address: str, simulator: str | None) -> None:
+    """Check `--real-robot`.
+
+    Raises:
+        ValueError: It is no address, or the JAX simulator was chosen as well.
+    """
+    from envs.host.robot_client import endpoint  # here because it loads NumPy
+
+    endpoint(address)
+    if simulator == "jax":
+        raise UsageError(f"--real-robot={address} is no simulation: leave out --simulator=jax")
 
 
 def _check_environment(env: str, simulator: str) -> None:
@@ -86,7 +102,7 @@ def _check_actions(args: Namespace) -> None:
 
 def _check_environment_flags(args: Namespace) -> None:
     """Refuse flags that mean nothing to the environment, or need one another."""
-    keywords = _constructor_keywords(args.env, args.simulator)
+    keywords = _constructor_keywords(args.env, args.simulator, real=args.real_robot is not None)
     for name, keyword, unused in _ENV_FLAGS:
         value = getattr(args, name)
         if value != unused and keywords is not None and keyword not in keywords:
@@ -101,15 +117,17 @@ def _check_environment_flags(args: Namespace) -> None:
             raise UsageError(f"--{name.replace('_', '-')} adds a picture: it needs --srl-model=raw_pixels")
 
 
-def _constructor_keywords(env: str, simulator: str) -> set[str] | None:
+def _constructor_keywords(env: str, simulator: str, real: bool) -> set[str] | None:
     """Return the keywords of an environment's constructor, None where they cannot be told without importing it."""
-    from envs.registry import registered_env, registered_twin
+    from envs.registry import registered_env, registered_robot, registered_twin
 
     if env.startswith(_BRAX_PREFIX):
         return set()
     entry: object
     if simulator == "jax":
         entry = registered_twin[env]
+    elif real and env in registered_robot:
+        entry = registered_robot[env]
     elif env in registered_env:
         entry = registered_env[env][0]
     elif ":" in env:
@@ -122,13 +140,18 @@ def _constructor_keywords(env: str, simulator: str) -> set[str] | None:
 
 
 def _signature(module: str, name: str) -> set[str] | None:
-    """Read the argument names of `module:name`'s constructor from its source, None where another file has it."""
+    """Read the argument names of `module:name`'s constructor from its source, None where it is not written there.
+
+    A class without a constructor has that of its first base, which may be imported from another of our files.
+    """
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders if (file := Path(folder, *rest).with_suffix(".py")).is_file()]
     body = ast.parse(files[0].read_text(encoding="utf-8")).body if files else []
     for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module and any(name == alias.name for alias in node.names):
+            return _signature(node.module, name)
         if isinstance(node, ast.ClassDef) and node.name == name:
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name == "__init__":

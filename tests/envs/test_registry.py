@@ -9,17 +9,29 @@ import gymnasium
 import pytest
 
 import envs
-from envs.registry import PlottingType, ThreadingType, registered_env, registered_twin, resolve
+from envs.host.robot_env import RobotEnv
+from envs.registry import (
+    PlottingType,
+    ThreadingType,
+    registered_env,
+    registered_robot,
+    registered_twin,
+    resolve,
+)
 
 
 def test_entries_resolve() -> None:
     mobile = [f"MobileRobot{kind}GymEnv-v0" for kind in ("", "2Target", "1D", "LineTarget")]
-    assert list(registered_env) == ["CarRacingGymEnv-v0", "KukaButtonGymEnv-v0", *mobile]
+    robots = ["Baxter-v0", "RoboboGymEnv-v0"]
+    kuka = [f"Kuka{kind}ButtonGymEnv-v0" for kind in ("", "Rand", "2", "Moving")]
+    assert list(registered_env) == ["CarRacingGymEnv-v0", *kuka, *mobile, "OmnirobotEnv-v0", *robots]
     for name, (entry, parent, plot, threading) in registered_env.items():
         cls = resolve(entry)
         assert issubclass(cls, resolve(parent)) and issubclass(cls, gymnasium.Env), name
-        assert plot == (PlottingType.PLOT_3D if "Kuka" in name else PlottingType.PLOT_2D)
-        assert threading is ThreadingType.PROCESS
+        assert plot == (PlottingType.PLOT_3D if name.startswith(("Kuka", "Baxter")) else PlottingType.PLOT_2D)
+        assert threading is (ThreadingType.NONE if name in robots else ThreadingType.PROCESS)
+    for name, entry in registered_robot.items():
+        assert issubclass(resolve(entry), RobotEnv), name
     for name, entry in registered_twin.items():
         assert hasattr(resolve(entry), "step"), name
     assert (PlottingType(1), PlottingType(2)) == (PlottingType.PLOT_2D, PlottingType.PLOT_3D)
