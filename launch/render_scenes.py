@@ -32,7 +32,7 @@ def scenes_flags() -> FlagParser:
     with parser.group("What is drawn"):
         add = parser.add_argument
         add("--env", nargs="+", metavar="ID", help="Environments of the toolbox. Without this flag: all that simulate.")
-        add("--image-size", type=int, default=160, minimum=16, maximum=512, help="Side of a picture in pixels.")
+        add("--image-size", type=int, default=112, minimum=16, maximum=512, help="Side of a picture in pixels.")
         add("--output", default="scenes.png", metavar="FILE", help="The picture to write, a .png.")
         add("--plugin", metavar="MODULE", help="Import this module first; it registers your own environments.")
         add("--verbose", action="store_true", help="Show the traceback of an error.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +108,11 @@ class OmniRobotTwin:
         return OmniRobotState(
             command, robot, jnp.stack([heading, sizes[0]]), target, jnp.stack([yaw, sizes[1]]), steps, key
         )
+
+    def state_of(self, host: Any) -> OmniRobotState:
+        """The state in which a host environment, an `OmniRobotEnv`, is now; noise to come differs from the host's."""
+        situation = jax.tree.map(jnp.asarray, host.unwrapped.situation())
+        return OmniRobotState(**situation, key=jax.random.key(0))
 
     def step(self, state: OmniRobotState, action: jax.Array) -> tuple[OmniRobotState, TimeStep]:
         """Move once; `action` is int32 [] below 4, or float32 [2]."""

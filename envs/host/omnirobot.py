@@ -96,6 +96,17 @@ class OmniRobotEnv(GoalEnv):
         """2: x, y."""
         return 2
 
+    def situation(self) -> dict[str, Any]:
+        """All that the rest of the episode depends on but noise to come, named as in the twin's state."""
+        return {
+            "command": self._command.copy(),
+            "robot": self._robot_position.copy(),
+            "robot_pose": self._robot_pose.copy(),
+            "target": self._target_position.copy(),
+            "target_pose": self._target_pose.copy(),
+            "steps": np.int32(self._require_reset()),
+        }
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode.
 

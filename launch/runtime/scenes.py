@@ -60,8 +60,11 @@ def scene_pictures(env_id: str, image_size: int) -> list[tuple[str, np.ndarray]]
     """
     quiet_import("pybullet")
     cls = resolve(registered_env[env_id][0])
-    options = {"srl_model": "raw_pixels", "image_size": image_size}
-    options |= {name: True for name in _CAMERAS if name in inspect.signature(cls).parameters}
+    options: dict[str, Any] = {"srl_model": "raw_pixels", "image_size": image_size}
+    parameters = inspect.signature(cls).parameters
+    options |= {name: True for name in _CAMERAS if name in parameters}
+    if "noise" in parameters:
+        options["noise"] = False  # whose draws in the host and in the twin differ
     host = cls(**options)
     try:
         host.action_space.seed(0)

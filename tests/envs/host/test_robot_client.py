@@ -222,6 +222,7 @@ def test_a_server_that_dies_is_noticed_before_the_time_is_up_and_its_successor_i
     with RobotServer(Baxter(), port=server.port) as successor:
         assert robot.reset().reward == 0.0
         robot.close()
+        assert successor.ended()
     assert successor.commands == [{"command": "reset"}, {"command": "exit"}]
 
 
