@@ -24,6 +24,7 @@ class ActorCritic(nn.Module):
         sizes: Hidden layers of each MLP.
         activation: "tanh" or "relu".
         log_std_init: Initial log standard deviation of continuous actions.
+        action_values: Whether the value is that of each discrete action instead of that of the state.
     """
 
     obs_ndim: int
@@ -33,6 +34,7 @@ class ActorCritic(nn.Module):
     sizes: Sequence[int] = (64, 64)
     activation: str = "tanh"
     log_std_init: float = 0.0
+    action_values: bool = False
 
     def setup(self) -> None:
         """Create the sub-modules."""
@@ -41,7 +43,7 @@ class ActorCritic(nn.Module):
         self.policy_head: nn.Module = (
             LogitsHead(self.num_actions) if self.num_actions else GaussianHead(self.action_size, self.log_std_init)
         )
-        self.value_head = ValueHead()
+        self.value_head: nn.Module = LogitsHead(self.num_actions) if self.action_values else ValueHead()
 
     def _torso(self) -> nn.Module:
         """One feature extractor."""
@@ -52,7 +54,7 @@ class ActorCritic(nn.Module):
         return self.policy_head(self.policy_torso(obs))
 
     def value(self, obs: jax.Array) -> jax.Array:
-        """Map observations [..., *obs_shape] to values [...]."""
+        """Map observations [..., *obs_shape] to values [...], or [..., n] with `action_values`."""
         return self.value_head(self.value_torso(obs))
 
     def __call__(self, obs: jax.Array) -> tuple[jax.Array | tuple[jax.Array, jax.Array], jax.Array]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import a2c, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
+from agents import a2c, acer, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.common import Chunk, run_keys
@@ -132,6 +132,11 @@ def learner(name: str) -> Case:
         ),
         "a2c": (a2c.A2C, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "learning_rate": 0.05}),
         "ars": (ars.ARS, DISCRETE_DRIFT, {"num_population": 3}),
+        "acer": (
+            acer.ACER,
+            DISCRETE_DRIFT,
+            {"num_cpu": 4, "n_steps": 5, "buffer_size": 15, "replay_start": 5, "net_arch": (8,), "learning_rate": 0.01},
+        ),
         "deepq": (
             deepq.DeepQ,
             DISCRETE_DRIFT,

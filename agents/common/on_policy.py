@@ -43,10 +43,17 @@ class ActorCriticPolicy:
         activation: "tanh" or "relu".
         log_std_init: Initial log standard deviation of continuous actions.
         normalize_obs: Whether states are standardised by running statistics.
+        action_values: Whether `value` is that of each discrete action [..., n].
     """
 
     def __init__(
-        self, spec: Spec, net_arch: tuple[int, ...], activation: str, log_std_init: float, normalize_obs: bool
+        self,
+        spec: Spec,
+        net_arch: tuple[int, ...],
+        activation: str,
+        log_std_init: float,
+        normalize_obs: bool,
+        action_values: bool = False,
     ) -> None:
         discrete = isinstance(spec.action, Discrete)
         self.spec = spec
@@ -59,6 +66,7 @@ class ActorCriticPolicy:
             sizes=net_arch,
             activation=activation,
             log_std_init=log_std_init,
+            action_values=action_values,
         )
 
     def init(self, key: jax.Array) -> Acting:

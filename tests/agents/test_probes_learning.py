@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from agents import a2c, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
+from agents import a2c, acer, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
 from agents.common.normalizer import normalize
 from agents.common.on_policy import ActorCriticPolicy
 from agents.types import Agent, AgentState, Player
@@ -166,6 +166,21 @@ def test_deepq_solves_all_probes(on_host: bool, options: dict[str, Any]) -> None
     network = QNetwork(Encoder(False, 1), 2, config.dueling, config.net_arch)
     values = np.asarray(network.apply(state.acting.params, np.eye(env.obs_size, dtype=np.float32)))
     env.check(values.max(axis=1), np.argmax(values, axis=1))
+
+
+ACER = {"num_cpu": 32, "n_steps": 8, "buffer_size": 256, "replay_start": 64, "replay_ratio": 2.0, "net_arch": ()}
+ACER |= {"learning_rate": 0.02, "lr_schedule": "linear", "gamma": GAMMA, "ent_coef": 0.0, "normalize": False}
+
+
+@pytest.mark.parametrize(("on_host", "trust_region"), [(False, True), (True, False)], ids=["device", "host-untrusting"])
+def test_acer_solves_all_probes(on_host: bool, trust_region: bool) -> None:
+    env = Suite(continuous=False)
+    agent, state = learn(acer, acer.ACER, env, 800, on_host, ACER | {"trust_region": trust_region})
+    policy = ActorCriticPolicy(env.spec, (), "tanh", 0.0, False, action_values=True)
+    obs = np.eye(env.obs_size, dtype=np.float32)
+    chances = np.asarray(agent.probabilities(state, obs))
+    values = (chances * np.asarray(policy.value(state.acting.params, obs))).sum(axis=1)
+    env.check(values, chances[:, 1])
 
 
 CONTINUOUS = {"net_arch": (64, 64), "lr_schedule": "linear", "tau": 0.05, "learning_starts": 4096}

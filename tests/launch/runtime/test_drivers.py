@@ -36,7 +36,7 @@ from tests.driver_cases import (
 )
 from tests.probes import ObservedActionReward
 
-OFF_POLICY = ("ddpg", "deepq", "sac")
+OFF_POLICY = ("acer", "ddpg", "deepq", "sac")
 SEEDS = (3, 4, 5, 6)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 ROOT = Path(__file__).parents[3]
