@@ -27,16 +27,16 @@ class ThreadingType(Enum):
 
 
 _SRL_ENV = "envs.host.srl_env:SRLGymEnv"
+_KUKA_BUTTON = "envs.host.kuka_button:KukaButtonGymEnv"
 _MOBILE_ROBOT = "envs.host.mobile_robot:MobileRobotGymEnv"
 
 # NAME: (CLASS, SUPER_CLASS, PLOT_TYPE, THREADING_TYPE); a class as "module:Class" is loaded by `resolve` only.
 registered_env: dict[str, tuple[str | type, str | type, PlottingType, ThreadingType]] = {
-    "KukaButtonGymEnv-v0": (
-        "envs.host.kuka_button:KukaButtonGymEnv",
-        _SRL_ENV,
-        PlottingType.PLOT_3D,
-        ThreadingType.PROCESS,
-    ),
+    "KukaButtonGymEnv-v0": (_KUKA_BUTTON, _SRL_ENV, PlottingType.PLOT_3D, ThreadingType.PROCESS),
+    **{
+        f"{name}-v0": (f"envs.host.kuka_variants:{name}", _KUKA_BUTTON, PlottingType.PLOT_3D, ThreadingType.PROCESS)
+        for name in ("KukaRandButtonGymEnv", "Kuka2ButtonGymEnv", "KukaMovingButtonGymEnv")
+    },
     **{
         f"{name}-v0": (f"envs.host.mobile_robot:{name}", superclass, PlottingType.PLOT_2D, ThreadingType.PROCESS)
         for name, superclass in (

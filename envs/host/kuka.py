@@ -7,42 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pybullet as p
 
-MODEL = "kuka_iiwa/kuka_with_gripper2.sdf"
-BASE_POSITION = (-0.1, 0.0, -0.15)
-INITIAL_JOINTS = (
-    0.006418,
-    0.113184,
-    -0.011401,
-    -1.289317,
-    0.005379,
-    1.737684,
-    -0.006539,
-    0.000048,
-    -0.299912,
-    0.0,
-    -0.000043,
-    0.299960,
-    0.0,
-    -0.000200,
+from envs.kuka_scene import (
+    BASE_POSITION,
+    EFFECTOR_LINK,
+    FINGER_LINK,
+    GRIPPER_FORCES,
+    INITIAL_JOINTS,
+    INITIAL_POINT,
+    JOINT_DAMPING,
+    MAX_FORCE,
+    MAX_VELOCITY,
+    MODEL,
+    NUM_ARM_JOINTS,
+    NUM_JOINTS,
+    POINTING_DOWN,
+    POSITION_GAIN,
+    VELOCITY_GAIN,
+    Workspace,
 )
-NUM_JOINTS = len(INITIAL_JOINTS)
-NUM_ARM_JOINTS = 7
-INITIAL_POINT = (0.537, 0.0, 0.5)
-EFFECTOR_LINK = 6
-FINGER_LINK = 8
-POINTING_DOWN = tuple(p.getQuaternionFromEuler((0.0, -np.pi, 0.0)))
-JOINT_DAMPING = (1e-5,) * NUM_JOINTS
-MAX_FORCE = 200.0
-MAX_VELOCITY = 0.35
-POSITION_GAIN = 0.3
-VELOCITY_GAIN = 1.0
-# Joint index -> motor force [N m]: gripper yaw, left finger, left tip, right finger, right tip are all held at 0 rad.
-GRIPPER_FORCES = {7: 200.0, 8: 2.0, 10: 2.0, 11: 2.5, 13: 2.0}
-
-Interval = tuple[float, float]
 
 
 class KukaArm:
@@ -51,10 +35,12 @@ class KukaArm:
     Args:
         client: Physics client; the search path must hold the models of `pybullet_data`.
         workspace: Intervals in metres that the commanded point is clipped to, for x, y and z.
+        damped: Whether inverse kinematics damps the joints by `JOINT_DAMPING`, or as PyBullet does by itself.
     """
 
-    def __init__(self, client: int, workspace: tuple[Interval, Interval, Interval]) -> None:
+    def __init__(self, client: int, workspace: Workspace, damped: bool = True) -> None:
         self.client = client
+        self._solver = {"jointDamping": JOINT_DAMPING} if damped else {}
         self.workspace = workspace
         self.body: int = p.loadSDF(MODEL, physicsClientId=client)[0]
         p.resetBasePositionAndOrientation(self.body, BASE_POSITION, (0, 0, 0, 1), physicsClientId=client)
@@ -87,7 +73,7 @@ class KukaArm:
             EFFECTOR_LINK,
             self._point,
             POINTING_DOWN,
-            jointDamping=JOINT_DAMPING,
+            **self._solver,
             physicsClientId=self.client,
         )
         self.drive_joints(angles)

@@ -15,23 +15,28 @@ import gymnasium as gym
 import numpy as np
 import pybullet as p
 
-from envs.host.kuka import INITIAL_JOINTS, NUM_ARM_JOINTS, NUM_JOINTS, Interval, KukaArm
+from envs import kuka_scene as scene
+from envs.host.kuka import KukaArm
 from envs.host.srl_env import Camera, SRLGymEnv
+from envs.kuka_scene import (
+    BUTTON_LINK,
+    BUTTON_POSITION,
+    FLOOR_Z,
+    GLIDER_TARGET,
+    INITIAL_JOINTS,
+    LARGE_WORKSPACE,
+    NUM_ARM_JOINTS,
+    NUM_JOINTS,
+    RANDOM_RANGE,
+    RESETTLING_STEPS,
+    SETTLING_STEPS,
+    TABLE_POSITION,
+    WORKSPACE,
+    Z_TABLE,
+)
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-CAMERAS = (
-    Camera(target=(0.316, -0.2, -0.1), distance=1.1, yaw=145.0, pitch=-36.0),
-    Camera(target=(0.316, 0.316, -0.105), distance=1.05, yaw=32.0, pitch=-13.0),
-)
-FLOOR_Z = -1.0
-TABLE_POSITION = (0.5, 0.0, -0.82)
-Z_TABLE = -0.2
-BUTTON_LINK = 1
-SETTLING_STEPS = 500
-RESETTLING_STEPS = 10
-GLIDER_TARGET = 0.1
-WORKSPACE: tuple[Interval, Interval, Interval] = ((0.50, 0.65), (-0.17, 0.22), (0.0, 0.5))
-LARGE_WORKSPACE: tuple[Interval, Interval, Interval] = ((0.35, 0.65), (-0.30, 0.30), (0.0, 0.5))
+CAMERAS = tuple(Camera(*view) for view in scene.CAMERAS)
 
 
 class KukaButtonGymEnv(SRLGymEnv):
@@ -69,19 +74,21 @@ class KukaButtonGymEnv(SRLGymEnv):
             what `SRLGymEnv` refuses.
     """
 
-    srl_models: ClassVar[tuple[str, ...]] = ("ground_truth", "joints", "joints_position", "raw_pixels")
-    MAX_STEPS = 1000
-    N_CONTACTS_BEFORE_TERMINATION = 5
-    N_STEPS_OUTSIDE_SAFETY_SPHERE = 5000
-    N_RANDOM_ACTIONS_AT_INIT = 5
-    N_DISCRETE_ACTIONS = 6
-    BUTTON_DISTANCE_HEIGHT = 0.28
-    DELTA_V = 0.03
-    DELTA_V_CONTINUOUS = 0.0035
-    DELTA_THETA = 0.1
-    NOISE_STD = 0.01
-    NOISE_STD_CONTINUOUS = 0.0001
-    NOISE_STD_JOINTS = 0.002
+    srl_models: ClassVar[tuple[str, ...]] = scene.SRL_MODELS
+    MAX_STEPS: ClassVar[int] = scene.MAX_STEPS
+    N_CONTACTS_BEFORE_TERMINATION: ClassVar[int] = scene.N_CONTACTS_BEFORE_TERMINATION
+    N_STEPS_OUTSIDE_SAFETY_SPHERE: ClassVar[int] = scene.N_STEPS_OUTSIDE_SAFETY_SPHERE
+    N_RANDOM_ACTIONS_AT_INIT: ClassVar[int] = scene.N_RANDOM_ACTIONS_AT_INIT
+    N_DISCRETE_ACTIONS: ClassVar[int] = scene.N_DISCRETE_ACTIONS
+    BUTTON_DISTANCE_HEIGHT: ClassVar[float] = scene.BUTTON_DISTANCE_HEIGHT
+    DELTA_V: ClassVar[float] = scene.DELTA_V
+    DELTA_V_CONTINUOUS: ClassVar[float] = scene.DELTA_V_CONTINUOUS
+    DELTA_THETA: ClassVar[float] = scene.DELTA_THETA
+    NOISE_STD: ClassVar[float] = scene.NOISE_STD
+    NOISE_STD_CONTINUOUS: ClassVar[float] = scene.NOISE_STD_CONTINUOUS
+    NOISE_STD_JOINTS: ClassVar[float] = scene.NOISE_STD_JOINTS
+    button_links: ClassVar[tuple[int, ...]] = (BUTTON_LINK,)  # which count as the button in a contact
+    bonus_when_discrete: ClassVar[bool] = False  # whether the shaped reward of discrete actions has a bonus at the end
 
     def __init__(
         self,
@@ -93,17 +100,12 @@ class KukaButtonGymEnv(SRLGymEnv):
         shape_reward: bool = False,
         action_repeat: int = 1,
         multi_view: bool = False,
-        max_distance: float = 0.8,
-        force_down: bool = True,
+        max_distance: float = scene.MAX_DISTANCE,
+        force_down: bool = scene.FORCE_DOWN,
         image_size: int = 224,
         render_mode: str | None = None,
     ) -> None:
-        if action_joints and is_discrete:
-            raise ValueError("action_joints needs continuous actions: set is_discrete=False")
-        if action_repeat < 1:
-            raise ValueError(f"action_repeat is {action_repeat}: it must be at least 1")
-        if not max_distance > 0:
-            raise ValueError(f"max_distance is {max_distance}: it must be a positive number of metres")
+        scene.check_options(srl_model, is_discrete, action_joints, action_repeat, max_distance, image_size)
         self.action_joints = action_joints
         self.random_target = random_target
         self.shape_reward = shape_reward
@@ -171,17 +173,15 @@ class KukaButtonGymEnv(SRLGymEnv):
             self._build()
         client = self._require_client()
         self._restore()
-        if self.random_target:
-            x, y = self.np_random.uniform(-1.0, 1.0, 2)
-            self._place_button(0.5 + 0.15 * x, 0.3 * y)
+        self._arrange()
         for _ in range(self.N_RANDOM_ACTIONS_AT_INIT):
             self._random_command()
             p.stepSimulation(physicsClientId=client)
-        x, y, z = p.getLinkState(self._button, BUTTON_LINK, physicsClientId=client)[0]
-        self._target = (x, y, z + self.BUTTON_DISTANCE_HEIGHT)
-        p.setJointMotorControl2(
-            self._button, BUTTON_LINK, p.POSITION_CONTROL, targetPosition=GLIDER_TARGET, physicsClientId=client
-        )
+        self._target = self._target_point()
+        for button in self._buttons:
+            p.setJointMotorControl2(
+                button, BUTTON_LINK, p.POSITION_CONTROL, targetPosition=GLIDER_TARGET, physicsClientId=client
+            )
         self._finger = self._arm.finger_position()
         self._steps = self._contacts = self._steps_outside = 0
         return self._observe(), {}
@@ -201,8 +201,10 @@ class KukaButtonGymEnv(SRLGymEnv):
         """
         client = self._require_client()
         command = self._command(action)
+        self._before_step()
         for _ in range(self.action_repeat):
             self._apply(command)
+            self._before_simulation()
             p.stepSimulation(physicsClientId=client)
             if self._steps > self.MAX_STEPS:
                 break
@@ -220,13 +222,31 @@ class KukaButtonGymEnv(SRLGymEnv):
     def _build(self) -> None:
         """Load the scene, let it settle and save it: every episode starts from this state."""
         client = self._connect()
-        p.loadURDF("plane.urdf", (0, 0, FLOOR_Z), physicsClientId=client)
-        self._table: int = p.loadURDF("table/table.urdf", TABLE_POSITION, physicsClientId=client)
-        self._button: int = p.loadURDF(str(ASSETS / "simple_button.urdf"), (0.5, 0.0, Z_TABLE), physicsClientId=client)
-        self._arm = KukaArm(client, LARGE_WORKSPACE if self.random_target else WORKSPACE)
-        p.setJointMotorControl2(self._button, BUTTON_LINK, p.VELOCITY_CONTROL, force=0, physicsClientId=client)
+        self._load(client)
         self._settle(SETTLING_STEPS)
         self._settled: int = p.saveState(physicsClientId=client)
+
+    def _load(self, client: int) -> None:
+        """Load floor, table, buttons and arm."""
+        p.loadURDF("plane.urdf", (0, 0, FLOOR_Z), physicsClientId=client)
+        self._table: int = p.loadURDF("table/table.urdf", TABLE_POSITION, physicsClientId=client)
+        self._buttons = self._load_buttons(client)
+        self._button = self._buttons[0]
+        self._arm = self._load_arm(client)
+        self._release_caps()
+
+    def _load_buttons(self, client: int) -> list[int]:
+        """Load the bodies of the buttons, in the order in which they are to be pressed."""
+        return [p.loadURDF(str(ASSETS / "simple_button.urdf"), (*BUTTON_POSITION, Z_TABLE), physicsClientId=client)]
+
+    def _load_arm(self, client: int) -> KukaArm:
+        """Load the arm."""
+        return KukaArm(client, LARGE_WORKSPACE if self.random_target else WORKSPACE)
+
+    def _release_caps(self) -> None:
+        """Stop driving the caps of the buttons."""
+        for button in self._buttons:
+            p.setJointMotorControl2(button, BUTTON_LINK, p.VELOCITY_CONTROL, force=0, physicsClientId=self._client)
 
     def _settle(self, steps: int) -> None:
         """Simulate with the arm held where it starts."""
@@ -242,25 +262,43 @@ class KukaButtonGymEnv(SRLGymEnv):
         client = self._client
         # A saved state does not hold what collision detection caches for touching pairs of bodies. Taking the bodies
         # apart for a moment drops it; otherwise an episode depends on the one before, by about 1e-5 m.
-        p.resetBasePositionAndOrientation(self._button, (0, 0, 50), (0, 0, 0, 1), physicsClientId=client)
-        p.resetBasePositionAndOrientation(self._arm.body, (0, 0, 20), (0, 0, 0, 1), physicsClientId=client)
+        for index, body in enumerate((self._arm.body, *self._buttons)):
+            p.resetBasePositionAndOrientation(body, (0, 0, 20 + 30 * index), (0, 0, 0, 1), physicsClientId=client)
         p.performCollisionDetection(physicsClientId=client)
         p.restoreState(self._settled, physicsClientId=client)
         # Nor does it hold motor commands: the cap is not driven before the first step of an episode.
-        p.setJointMotorControl2(self._button, BUTTON_LINK, p.VELOCITY_CONTROL, force=0, physicsClientId=client)
+        self._release_caps()
         self._arm.reset_point()
 
-    def _place_button(self, x: float, y: float) -> None:
-        """Put the settled button elsewhere on the table [m] and let it settle there."""
-        (_, _, z), orientation = p.getBasePositionAndOrientation(self._button, physicsClientId=self._client)
-        p.resetBasePositionAndOrientation(self._button, (x, y, z), orientation, physicsClientId=self._client)
-        self._settle(RESETTLING_STEPS)
+    def _arrange(self) -> None:
+        """Put the bodies of the settled scene where this episode has them."""
+        if self.random_target:
+            x, y = self.np_random.uniform(-1.0, 1.0, 2)
+            x, y = BUTTON_POSITION[0] + RANDOM_RANGE[0] * x, BUTTON_POSITION[1] + RANDOM_RANGE[1] * y
+            self._place_button(self._button, x, y)
+            self._settle(RESETTLING_STEPS)
+
+    def _place_button(self, button: int, x: float, y: float) -> None:
+        """Put a settled button elsewhere on the table [m]."""
+        (_, _, z), orientation = p.getBasePositionAndOrientation(button, physicsClientId=self._client)
+        p.resetBasePositionAndOrientation(button, (x, y, z), orientation, physicsClientId=self._client)
+
+    def _target_point(self) -> tuple[float, float, float]:
+        """The target point of an episode that starts now [m]."""
+        x, y, z = p.getLinkState(self._button, BUTTON_LINK, physicsClientId=self._client)[0]
+        return x, y, z + self.BUTTON_DISTANCE_HEIGHT
+
+    def _before_step(self) -> None:
+        """What happens in the scene before each step of the environment: nothing."""
+
+    def _before_simulation(self) -> None:
+        """What acts on the scene in the coming step of the simulation, besides the arm: nothing."""
 
     def _random_command(self) -> None:
         """Give the arm a random command: a step along an axis, a step in any direction, or joint displacements."""
         rng = self.np_random
         if self.action_joints:
-            self._apply(0.1 * rng.standard_normal(NUM_ARM_JOINTS))
+            self._apply(scene.INIT_STD_JOINTS * rng.standard_normal(NUM_ARM_JOINTS))
         elif self.is_discrete:
             delta = np.zeros(3)
             delta[rng.integers(3)] = rng.choice((-1.0, 1.0)) * self.DELTA_V
@@ -301,25 +339,36 @@ class KukaButtonGymEnv(SRLGymEnv):
 
     def _reward(self) -> tuple[float, bool]:
         """Reward of the step just simulated, and whether it ended the task."""
-        on_button = on_table = False
-        for contact in p.getContactPoints(bodyA=self._arm.body, physicsClientId=self._client):
-            on_button |= contact[2] == self._button and contact[4] == BUTTON_LINK
-            on_table |= contact[2] == self._table
-        reward = 1.0 if on_button else 0.0
+        on_button, on_table = self._touches()
         self._contacts += on_button
         distance = math.dist(self._target, self._finger)
-        if on_table or distance > self.max_distance:
-            reward = -1.0
-            self._steps_outside += 1
-        else:
-            self._steps_outside = 0
-        terminated = (
+        failed = self._fails(on_table, distance)
+        reward = -1.0 if failed else float(on_button)
+        terminated = self._ends(on_table)
+        if not self.shape_reward:
+            return reward, terminated
+        if terminated and reward and (self.bonus_when_discrete or not self.is_discrete):
+            return (scene.SHAPED_SUCCESS if reward > 0 else scene.SHAPED_FAILURE), terminated
+        return -distance, terminated
+
+    def _touches(self) -> tuple[bool, bool]:
+        """Whether the arm touches the button, and whether it touches the table."""
+        on_button = on_table = False
+        for contact in p.getContactPoints(bodyA=self._arm.body, physicsClientId=self._client):
+            on_button |= contact[2] == self._button and contact[4] in self.button_links
+            on_table |= contact[2] == self._table
+        return on_button, on_table
+
+    def _fails(self, on_table: bool, distance: float) -> bool:
+        """Whether this step costs 1: the arm is on the table or outside the safety sphere. Counts such steps."""
+        failed = on_table or distance > self.max_distance
+        self._steps_outside = self._steps_outside + 1 if failed else 0
+        return failed
+
+    def _ends(self, on_table: bool) -> bool:
+        """Whether the task is over: the button is pressed, the table touched, or the arm outside for too long."""
+        return (
             on_table
             or self._contacts >= self.N_CONTACTS_BEFORE_TERMINATION
             or self._steps_outside >= self.N_STEPS_OUTSIDE_SAFETY_SPHERE
         )
-        if not self.shape_reward:
-            return reward, terminated
-        if terminated and reward and not self.is_discrete:
-            return (50.0 if reward > 0 else -250.0), terminated
-        return -distance, terminated

@@ -173,7 +173,12 @@ class SRLGymEnv(gym.Env[np.ndarray, Any], ABC):
                 GUI_CAMERA.distance, GUI_CAMERA.yaw, GUI_CAMERA.pitch, GUI_CAMERA.target, physicsClientId=client
             )
         p.setAdditionalSearchPath(pybullet_data.getDataPath(), physicsClientId=client)
+        self._empty(client)
+        return client
+
+    def _empty(self, client: int) -> None:
+        """Remove all bodies, and set gravity, time step and solver as `_connect` says."""
+        p.resetSimulation(physicsClientId=client)
         p.setPhysicsEngineParameter(numSolverIterations=150, physicsClientId=client)
         p.setTimeStep(1.0 / 240.0, physicsClientId=client)
         p.setGravity(0, 0, -10, physicsClientId=client)
-        return client

@@ -122,13 +122,18 @@ def _constructor_keywords(env: str, simulator: str) -> set[str] | None:
 
 
 def _signature(module: str, name: str) -> set[str] | None:
-    """Read the argument names of `module:name`'s constructor from its source, None where another file has it."""
+    """Read the argument names of `module:name`'s constructor from its source, None where it is not written there.
+
+    A class without a constructor has that of its first base, which may be imported from another of our files.
+    """
     package, *rest = module.split(".")
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or []) if spec else []
     files = [file for folder in folders if (file := Path(folder, *rest).with_suffix(".py")).is_file()]
     body = ast.parse(files[0].read_text(encoding="utf-8")).body if files else []
     for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module and any(name == alias.name for alias in node.names):
+            return _signature(node.module, name)
         if isinstance(node, ast.ClassDef) and node.name == name:
             for method in node.body:
                 if isinstance(method, ast.FunctionDef) and method.name == "__init__":

@@ -14,7 +14,8 @@ from envs.registry import PlottingType, ThreadingType, registered_env, registere
 
 def test_entries_resolve() -> None:
     mobile = [f"MobileRobot{kind}GymEnv-v0" for kind in ("", "2Target", "1D", "LineTarget")]
-    assert list(registered_env) == ["KukaButtonGymEnv-v0", *mobile]
+    kuka = [f"Kuka{kind}ButtonGymEnv-v0" for kind in ("", "Rand", "2", "Moving")]
+    assert list(registered_env) == [*kuka, *mobile]
     for name, (entry, parent, plot, threading) in registered_env.items():
         cls = resolve(entry)
         assert issubclass(cls, resolve(parent)) and issubclass(cls, gymnasium.Env), name
