@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -41,8 +42,25 @@ _WOOD = (
     ((143.8, 22.2, -3.2), (0.2, -5.0, -1.6), (-3.4, 0.9, -0.8)),
 )
 
-# PyBullet draws cylinders as polygons; these prisms have the area of its polygons.
-_SIDES, _SHRINK = 20, 0.995
+# PyBullet draws cylinders as prisms of about as many sides.
+_SIDES = 16
+_BUTTON_RADIUS, _BUTTON_HEIGHT = 0.1, 0.03
+_CAP_RADIUS, _CAP_HEIGHT = 0.09, 0.03
+
+# Ball (white and black), duck, toy brick and cube: simple solids of their sizes (m) and mean colours.
+_OBJECT_COLOURS: tuple[Rgb, ...] = (
+    (1.0, 1.0, 1.0),
+    (0.0, 0.0, 0.0),
+    (1.0, 0.83, 0.0),
+    (1.0, 1.0, 0.4),
+    (1.0, 1.0, 1.0),
+)
+_BALL_RADIUS = 0.03
+# Middle and radii in the duck's frame, in which it stands along y.
+_DUCK_BODY = ((-0.004, 0.025, 0.002), (0.041, 0.024, 0.029))
+_DUCK_HEAD = ((-0.018, 0.062, 0.002), (0.023, 0.02, 0.02))
+_BRICK = ((0.0, 0.0, -0.002), (0.032, 0.032, 0.019))
+_CUBE = ((0.0, 0.0, 0.0), (0.05, 0.05, 0.05))
 
 
 class KukaScene(NamedTuple):
@@ -50,26 +68,32 @@ class KukaScene(NamedTuple):
 
     Attributes:
         caps: Colour of each button's cap.
+        with_objects: Whether a ball and up to `N_OBJECT_DRAWS` ducks, toy bricks and cubes lie on the table.
     """
 
     caps: tuple[Rgb, ...]
+    with_objects: bool = False
 
     @property
     def num_bodies(self) -> int:
-        """Number of bodies that move: the arm's, then base and cap of each button."""
-        return ARM_BODIES + 2 * len(self.caps)
+        """Number of bodies that move: the arm's, base and cap of each button, the ball, then places for ducks, for
+        bricks and for cubes, `N_OBJECT_DRAWS` each."""
+        objects = 1 + len(scene.OBJECTS) * scene.N_OBJECT_DRAWS if self.with_objects else 0
+        return ARM_BODIES + 2 * len(self.caps) + objects
 
 
 ONE_BUTTON = KukaScene((_YELLOW,))
 TWO_BUTTONS = KukaScene((_YELLOW, scene.TWO_CAP_COLOUR))
+WITH_OBJECTS = KukaScene((_YELLOW,), with_objects=True)
 
 
 class KukaRenderer:
     """A camera of the arm tasks that draws pictures of one size; what never moves is drawn when it is built.
 
     A call takes the `Poses` of the scene's `num_bodies` bodies and returns uint8 [size, size, 3]. The bodies are links
-    0 to 13 of the arm and its base, as in `envs.device.kuka_arm.LinkPoses`, then base plate and cap of each button. The
-    frames are those of the models' files, as PyBullet's `getLinkState` gives them at 4 and 5, not those of inertia.
+    0 to 13 of the arm and its base, as in `envs.device.kuka_arm.LinkPoses`, base plate and cap of each button, and the
+    objects (see `KukaScene.num_bodies`), absent ones at `scene.ABSENT`. The frames are those of the models' files, as
+    PyBullet's `getLinkState` gives them at 4 and 5, not those of inertia.
 
     Args:
         size: Width and height in pixels.
@@ -86,11 +110,19 @@ class KukaRenderer:
         self.scene = kuka_scene
         view = look_at(*scene.CAMERAS[camera], scene.CAMERA_FOV, scene.CAMERA_NEAR, size)
         triangles, colours = _moving_bodies(kuka_scene)
+        self._first_button_colour = colours.index(_GREEN)
+        self._first_object_colour = self._first_button_colour + 1 + len(set(kuka_scene.caps))
         self.rasteriser = Rasteriser(view, triangles, colours, *_draw_still(view))
 
     def __call__(self, poses: Poses) -> jax.Array:
         """Draw one picture; see the class."""
         return self.rasteriser(poses)
+
+    def parts(self, poses: Poses) -> jax.Array:
+        """What each pixel shows, int32 [size, size]: 0 the still scene, 1 the arm, 2 a button, 3 an object."""
+        material = self.rasteriser.materials(poses)
+        firsts = (0, self._first_button_colour, self._first_object_colour)
+        return sum(((material >= first).astype(jnp.int32) for first in firsts[1:]), (material >= 0).astype(jnp.int32))
 
 
 def _draw_still(view: View) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +150,7 @@ def _wood(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _moving_bodies(kuka_scene: KukaScene) -> tuple[Triangles, tuple[Rgb, ...]]:
     """All that moves, and the colours of its materials."""
-    colours = tuple(dict.fromkeys((*_LINK_COLOURS, _GREEN, *kuka_scene.caps)))
+    colours = tuple(dict.fromkeys((*_LINK_COLOURS, _GREEN, *kuka_scene.caps, *_OBJECT_COLOURS)))
     mesh = np.load(_ARM_MESH)
     # Lengths are stored in units of 0.1 mm, and links counted from the base.
     bodies = (mesh["bodies"].astype(np.int32) - 1) % ARM_BODIES
@@ -134,9 +166,27 @@ def _moving_bodies(kuka_scene: KukaScene) -> tuple[Triangles, tuple[Rgb, ...]]:
         parts.append(box(middle, size, body, colours.index(_GREY)))
     for number, cap in enumerate(kuka_scene.caps):
         base = ARM_BODIES + 2 * number
-        parts.append(cylinder(0.1, 0.03, base, colours.index(_GREEN)))
-        parts.append(cylinder(0.09, 0.03, base + 1, colours.index(cap)))
+        parts.append(cylinder(_BUTTON_RADIUS, _BUTTON_HEIGHT, base, colours.index(_GREEN)))
+        parts.append(cylinder(_CAP_RADIUS, _CAP_HEIGHT, base + 1, colours.index(cap)))
+    if kuka_scene.with_objects:
+        parts += _objects(ARM_BODIES + 2 * len(kuka_scene.caps), colours)
     return Triangles(*(np.concatenate(leaves) for leaves in zip(*parts, strict=True))), colours
+
+
+def _objects(ball: int, colours: tuple[Rgb, ...]) -> list[Triangles]:
+    """The ball, which is body `ball`, and all ducks, bricks and cubes, the bodies after it."""
+    white, black, duck, brick, cube = (colours.index(colour) for colour in _OBJECT_COLOURS)
+    sphere = ellipsoid((0.0, 0.0, 0.0), (_BALL_RADIUS,) * 3, 8, 4, ball, white)
+    # Fields of a beach ball: every other one of 4 by 4 is black.
+    middles = sphere.corners.mean(axis=1)
+    around, height = np.arctan2(middles[:, 1], middles[:, 0]), np.abs(middles[:, 2]) > _BALL_RADIUS / 2
+    fields = np.floor(around / (math.pi / 2)).astype(int) + height + (middles[:, 2] > 0)
+    parts = [sphere._replace(materials=np.where(fields % 2 == 0, black, white).astype(np.int32))]
+    count = scene.N_OBJECT_DRAWS
+    for body in range(ball + 1, ball + 1 + count):
+        parts += [ellipsoid(*_DUCK_BODY, 8, 4, body, duck), ellipsoid(*_DUCK_HEAD, 6, 3, body, duck)]
+        parts += [box(*_BRICK, body + count, brick), box(*_CUBE, body + 2 * count, cube)]
+    return parts
 
 
 def box(middle: Vector, size: Vector, body: int, material: int) -> Triangles:
@@ -160,13 +210,27 @@ def cylinder(radius: float, height: float, body: int, material: int) -> Triangle
     cone; so do these.
     """
     angles = np.arange(_SIDES + 1) * (2 * math.pi / _SIDES)
-    ring = radius * _SHRINK * np.stack([np.cos(angles), np.sin(angles), np.zeros_like(angles)], axis=1)
+    ring = radius * np.stack([np.cos(angles), np.sin(angles), np.zeros_like(angles)], axis=1)
     centre = np.array((0.0, 0.0, height))
     top = ring + centre
     corners = []
     for i in range(_SIDES):
         corners += [[centre, top[i], top[i + 1]], [ring[i], ring[i + 1], top[i + 1]], [ring[i], top[i + 1], top[i]]]
     return _triangles(np.array(corners), np.array(corners) - (0.0, 0.0, height / 2), body, material)
+
+
+def ellipsoid(middle: Vector, radii: Vector, across: int, bands: int, body: int, material: int) -> Triangles:
+    """An ellipsoid [m] along the axes: `bands` from pole to pole of `across` quadrangles each."""
+    polar, around = np.arange(bands + 1) * (math.pi / bands), np.arange(across + 1) * (2 * math.pi / across)
+    rings = np.sin(polar)[:, None, None] * np.stack([np.cos(around), np.sin(around), np.zeros_like(around)], axis=1)
+    rings[..., 2] = np.cos(polar)[:, None]
+    corners = []
+    for band in range(bands):
+        for i in range(across):
+            (a, b), (c, d) = rings[band, i : i + 2], rings[band + 1, i : i + 2]
+            corners += [[a, c, d]] if band == 0 else [[a, c, b]] if band == bands - 1 else [[a, c, d], [a, d, b]]
+    unit = np.array(corners)
+    return _triangles(np.array(middle) + unit * np.array(radii), unit / np.array(radii), body, material)
 
 
 def _triangles(corners: np.ndarray, normals: ArrayLike, body: int, material: int) -> Triangles:

@@ -25,8 +25,10 @@ _MAX_DEPTH = 2**15 - 1  # largest whole number that stands for an inverse depth
 _SHADES = 256  # brightnesses of a material
 _DARKEST, _BRIGHTEST = 0.6, 1.01  # the range of `brightness`
 MAX_MATERIALS = 2**_DEPTH_SHIFT // _SHADES - 1  # number 0 is the picture that does not move
-# Rows and columns of a tile, for pictures of at least 160 and of fewer pixels; measured.
-_LARGE_TILE, _SMALL_TILE, _LARGE_PICTURE = (8, 16), (4, 8), 160
+# Measured: rows and columns of a tile for pictures of at least 160 and of fewer pixels, how many are listed at a time,
+# and how many of these are drawn at a time (a divisor).
+_LARGE_TILE, _SMALL_TILE, _LARGE_PICTURE = (8, 16), (8, 8), 160
+_LISTED_TILES, _DRAWN_TILES = 1024, 8
 
 
 class View(NamedTuple):
@@ -105,6 +107,17 @@ class Poses(NamedTuple):
     rotation: jax.Array
 
 
+def poses_of(vectors: jax.Array) -> Poses:
+    """Poses from float32 [n, 7], position (m) and unit quaternion x, y, z, w of each body, as PyBullet gives them."""
+    x, y, z, w = (vectors[:, k] for k in range(3, 7))
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
+    return Poses(vectors[:, :3], jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2))
+
+
 class _Planes(NamedTuple):
     """Projected triangles; `edges` and `normals` are linear in (column, row, 1) after their last axis.
 
@@ -171,36 +184,59 @@ class Rasteriser:
         return jax.lax.platform_dependent(poses, cpu=on_cpu, default=self._draw_whole)
 
     def _draw_tiles(self, poses: Poses) -> jax.Array:
-        """Each triangle into the tiles that cover it."""
+        """Each triangle into the tiles that cover it, a few tiles at a time."""
         planes = self._project(poses)
-        seen = planes.box[2] > 0
-        (order,) = jnp.nonzero(seen, size=seen.size, fill_value=0)
-        coefficients = jnp.concatenate([planes.edges.reshape(9, -1), planes.normals.reshape(9, -1)]).T
-        numbers = jnp.concatenate([planes.box, planes.materials[None]]).T
-        tile_rows, tile_columns = self._tile
+        coefficients = jnp.concatenate([planes.edges.reshape(9, -1), planes.normals.reshape(9, -1)])
+        height, width = self._tile
+        rows, columns = planes.box[2:]
+        counts = jnp.where(rows > 0, ((columns + width - 1) // width) * ((rows + height - 1) // height), 0)
+        ends = jnp.cumsum(counts)
 
-        def draw(number: jax.Array, words: jax.Array) -> jax.Array:
-            triangle = order[number]
-            own = jax.lax.dynamic_index_in_dim(coefficients, triangle, keepdims=False)
-            first_row, first_column, rows, columns, material = jax.lax.dynamic_index_in_dim(
-                numbers, triangle, keepdims=False
-            )
-            across = (columns + tile_columns - 1) // tile_columns
+        def draw_list(number: jax.Array, words: jax.Array) -> jax.Array:
+            listed = self._list_tiles(planes, counts, ends, number * _LISTED_TILES)
 
-            def fill(tile: jax.Array, words: jax.Array) -> jax.Array:
-                row = jnp.minimum(first_row + tile // across * tile_rows, self.view.size - tile_rows)
-                column = jnp.minimum(first_column + tile % across * tile_columns, self.view.size - tile_columns)
-                pixels = (column + jnp.arange(tile_columns))[None, :], (row + jnp.arange(tile_rows))[:, None]
-                inverse_depth, inside = _cover(own[:9].reshape(3, 3), *pixels)
-                shade = material * _SHADES + _shade(own[9:].reshape(3, 3), *pixels)
-                word = _depth_word(inverse_depth, self.view.near, jnp) | shade
-                behind = jax.lax.dynamic_slice(words, (row, column), self._tile)
-                drawn = jnp.maximum(behind, jnp.where(inside, word, 0))
-                return jax.lax.dynamic_update_slice(words, drawn, (row, column))
+            def draw(group: jax.Array, words: jax.Array) -> jax.Array:
+                tiles = jax.lax.dynamic_slice_in_dim(listed, group * _DRAWN_TILES, _DRAWN_TILES)
+                drawn = self._tile_words(coefficients, tiles)
+                for tile in range(_DRAWN_TILES):
+                    corner = (tiles[tile, 1], tiles[tile, 2])
+                    nearest = jnp.maximum(jax.lax.dynamic_slice(words, corner, self._tile), drawn[tile])
+                    words = jax.lax.dynamic_update_slice(words, nearest, corner)
+                return words
 
-            return jax.lax.fori_loop(0, across * ((rows + tile_rows - 1) // tile_rows), fill, words)
+            left = jnp.minimum(ends[-1] - number * _LISTED_TILES, _LISTED_TILES)
+            return jax.lax.fori_loop(0, (left + _DRAWN_TILES - 1) // _DRAWN_TILES, draw, words)
 
-        return jax.lax.fori_loop(0, seen.sum(), draw, jnp.asarray(self._words))
+        lists = (ends[-1] + _LISTED_TILES - 1) // _LISTED_TILES
+        return jax.lax.fori_loop(0, lists, draw_list, jnp.asarray(self._words))
+
+    def _list_tiles(self, planes: _Planes, counts: jax.Array, ends: jax.Array, first: jax.Array) -> jax.Array:
+        """Tiles to draw, from number `first` on: triangle, row, column and material, int32 [_LISTED_TILES, 4].
+
+        `counts` and `ends` are the triangles' numbers of tiles and their cumulative sums. Past the last tile the
+        material is -1.
+        """
+        height, width = self._tile
+        numbers = first + jnp.arange(_LISTED_TILES)
+        triangles = jnp.minimum(jnp.searchsorted(ends, numbers, side="right"), ends.size - 1)
+        across = jnp.maximum((planes.box[3] + width - 1) // width, 1)
+        table = jnp.stack([ends - counts, across, *planes.box[:2], planes.materials], axis=1)
+        before, across, row, column, material = table[triangles].T
+        row = jnp.minimum(row + (numbers - before) // across * height, self.view.size - height)
+        column = jnp.minimum(column + (numbers - before) % across * width, self.view.size - width)
+        return jnp.stack([triangles, row, column, jnp.where(numbers < ends[-1], material, -1)], axis=1)
+
+    def _tile_words(self, coefficients: jax.Array, tiles: jax.Array) -> jax.Array:
+        """Words of some tiles [n, height, width], 0 where the tile's triangle is not; `tiles` is [n, 4] as listed."""
+        height, width = self._tile
+        triangle, row, column, material = (tiles[:, k, None, None] for k in range(4))
+        own = coefficients[:, triangle]
+        pixels = column + jnp.arange(width), row + jnp.arange(height)[:, None]
+        inverse_depth, inside = _cover(own[:9].reshape(3, 3, *triangle.shape), *pixels)
+        shade = _shade(own[9:].reshape(3, 3, *triangle.shape), *pixels)
+        word = _depth_word(inverse_depth, self.view.near, jnp) | (material * _SHADES + shade)
+        # All at once, before the first is drawn: otherwise each would be worked out by itself, which is slower.
+        return jax.lax.optimization_barrier(jnp.where(inside & (material > 0), word, 0))
 
     def _draw_whole(self, poses: Poses) -> jax.Array:
         """All triangles for all pixels, then the shade of the nearest."""
