@@ -115,6 +115,16 @@ class MobileRobotGymEnv(SRLGymEnv):
         """2: x, y; or 1: x."""
         return self.NUM_AXES
 
+    def scene_poses(self) -> np.ndarray:
+        """Where all that moves in a picture is, for a renderer outside the simulator.
+
+        Returns:
+            float32 [1 + number of targets, 2]: x, y (m) of the robot, then of each target's body.
+        """
+        client = self._require_client()
+        targets = [p.getBasePositionAndOrientation(body, physicsClientId=client)[0][:2] for body in self._targets]
+        return np.array([_on_floor(self._robot_position), *targets], dtype=np.float32)
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode: bodies are moved, the scene is loaded only the first time.
 

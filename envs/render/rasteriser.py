@@ -258,7 +258,8 @@ class Rasteriser:
         bodies = self.triangles.bodies
         axes = jnp.asarray(self.view.axes, jnp.float32)
         seen_rotation = jnp.einsum("ij,njk->nik", axes, poses.rotation, precision="highest")
-        seen_position = (poses.position - jnp.asarray(self.view.eye, jnp.float32)) @ axes.T
+        offset = poses.position - jnp.asarray(self.view.eye, jnp.float32)
+        seen_position = jnp.matmul(offset, axes.T, precision="highest")
         # Lists of components, each [t]: small matrix products are slow on a CPU.
         turned = jnp.moveaxis(seen_rotation, 0, -1)[..., bodies]
         shifted = seen_position.T[..., bodies]
