@@ -19,15 +19,15 @@ import trimesh
 from scipy.spatial import cKDTree
 
 OUTPUT = Path(__file__).resolve().parent.parent / "envs" / "assets" / "kuka_arm.npz"
-# File, body (0 is the base, i + 1 is link i) and number of triangles.
+# File, body (0 is the base, i + 1 is link i) and number of triangles for large and for small pictures.
 PARTS = (
-    ("link_0.obj", 0, 60),
-    *((f"link_{link}.obj", link, 90) for link in range(1, 7)),
-    ("link_7.obj", 7, 64),
-    ("finger_base_left.stl", 10, 14),
-    ("finger_tip_left.stl", 11, 14),
-    ("finger_base_right.stl", 13, 14),
-    ("finger_tip_right.stl", 14, 14),
+    ("link_0.obj", 0, (60, 32)),
+    *((f"link_{link}.obj", link, (90, 44)) for link in range(1, 7)),
+    ("link_7.obj", 7, (64, 32)),
+    ("finger_base_left.stl", 10, (14, 10)),
+    ("finger_tip_left.stl", 11, (14, 10)),
+    ("finger_base_right.stl", 13, (14, 10)),
+    ("finger_tip_right.stl", 14, (14, 10)),
 )
 LENGTH_UNIT, NORMAL_UNIT = 1e-4, 1 / 127
 BORDER_WEIGHT = 10.0
@@ -142,13 +142,13 @@ def smooth_normals(corners: np.ndarray, fine: trimesh.Trimesh) -> np.ndarray:
     return (mean / np.linalg.norm(mean, axis=1, keepdims=True)).reshape(-1, 3, 3)
 
 
-def main() -> None:
-    """Write the file."""
+def simplified(detail: int) -> dict[str, np.ndarray]:
+    """The whole arm with the numbers of triangles at that index of `PARTS`, as it is stored."""
     folder = Path(pybullet_data.getDataPath()) / "kuka_iiwa" / "meshes"
     parts = []
     for name, body, wanted in PARTS:
         fine = trimesh.load(folder / name, force="mesh", process=False)
-        corners = Simplifier(np.array(fine.triangles)).run(wanted)
+        corners = Simplifier(np.array(fine.triangles)).run(wanted[detail])
         if name.endswith(".stl"):  # PyBullet draws these with flat faces
             flat = face_normals(corners)
             normals = np.repeat((flat / np.linalg.norm(flat, axis=1, keepdims=True))[:, None], 3, axis=1)
@@ -157,12 +157,18 @@ def main() -> None:
         parts.append((corners, normals, np.full(len(corners), body)))
         print(f"{name}: {len(fine.triangles)} triangles -> {len(corners)}")
     corners, normals, bodies = (np.concatenate(column) for column in zip(*parts, strict=True))
-    np.savez_compressed(
-        OUTPUT,
-        corners=np.round(corners / LENGTH_UNIT).astype(np.int16),
-        normals=np.round(normals / NORMAL_UNIT).astype(np.int8),
-        bodies=bodies.astype(np.uint8),
-    )
+    return {
+        "corners": np.round(corners / LENGTH_UNIT).astype(np.int16),
+        "normals": np.round(normals / NORMAL_UNIT).astype(np.int8),
+        "bodies": bodies.astype(np.uint8),
+    }
+
+
+def main() -> None:
+    """Write the file."""
+    meshes = {"large": simplified(0), "small": simplified(1)}
+    arrays = {f"{size}_{name}": array for size, mesh in meshes.items() for name, array in mesh.items()}
+    np.savez_compressed(OUTPUT, **arrays)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from envs import kuka_scene as scene
-from envs.render.rasteriser import Poses, Rasteriser, Triangles, View, look_at
+from envs.render.rasteriser import LARGE_PICTURE, Poses, Rasteriser, Triangles, View, look_at
 from envs.render.solids import SKY, Box, Rgb, floor_colour
 
 _ARM_MESH = Path(__file__).resolve().parent.parent / "assets" / "kuka_arm.npz"
@@ -109,7 +109,7 @@ class KukaRenderer:
             raise ValueError(f"camera is {camera}: choose one from 0 to {len(scene.CAMERAS) - 1}")
         self.scene = kuka_scene
         view = look_at(*scene.CAMERAS[camera], scene.CAMERA_FOV, scene.CAMERA_NEAR, size)
-        triangles, colours = _moving_bodies(kuka_scene)
+        triangles, colours = _moving_bodies(kuka_scene, "large" if size >= LARGE_PICTURE else "small")
         self._first_button_colour = colours.index(_GREEN)
         self._first_object_colour = self._first_button_colour + 1 + len(set(kuka_scene.caps))
         self.rasteriser = Rasteriser(view, triangles, colours, *_draw_still(view))
@@ -148,16 +148,16 @@ def _wood(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (red << 16) | (green << 8) | blue
 
 
-def _moving_bodies(kuka_scene: KukaScene) -> tuple[Triangles, tuple[Rgb, ...]]:
-    """All that moves, and the colours of its materials."""
+def _moving_bodies(kuka_scene: KukaScene, detail: str) -> tuple[Triangles, tuple[Rgb, ...]]:
+    """All that moves, the arm in "large" or "small" detail, and the colours of its materials."""
     colours = tuple(dict.fromkeys((*_LINK_COLOURS, _GREEN, *kuka_scene.caps, *_OBJECT_COLOURS)))
     mesh = np.load(_ARM_MESH)
     # Lengths are stored in units of 0.1 mm, and links counted from the base.
-    bodies = (mesh["bodies"].astype(np.int32) - 1) % ARM_BODIES
+    bodies = (mesh[f"{detail}_bodies"].astype(np.int32) - 1) % ARM_BODIES
     parts = [
         Triangles(
-            mesh["corners"].astype(np.float32) * 1e-4,
-            mesh["normals"].astype(np.float32),
+            mesh[f"{detail}_corners"].astype(np.float32) * 1e-4,
+            mesh[f"{detail}_normals"].astype(np.float32),
             bodies,
             np.array([colours.index(colour) for colour in _LINK_COLOURS])[bodies],
         )

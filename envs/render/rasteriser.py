@@ -25,9 +25,10 @@ _MAX_DEPTH = 2**15 - 1  # largest whole number that stands for an inverse depth
 _SHADES = 256  # brightnesses of a material
 _DARKEST, _BRIGHTEST = 0.6, 1.01  # the range of `brightness`
 MAX_MATERIALS = 2**_DEPTH_SHIFT // _SHADES - 1  # number 0 is the picture that does not move
-# Measured: rows and columns of a tile for pictures of at least 160 and of fewer pixels, how many are listed at a time,
+LARGE_PICTURE = 100  # pixels from which on a picture counts as large
+# Measured: rows and columns of a tile for large and for small pictures, how many are listed at a time,
 # and how many of these are drawn at a time (a divisor).
-_LARGE_TILE, _SMALL_TILE, _LARGE_PICTURE = (8, 16), (8, 8), 160
+_LARGE_TILE, _SMALL_TILE = (8, 16), (8, 8)
 _LISTED_TILES, _DRAWN_TILES = 1024, 8
 
 
@@ -161,7 +162,7 @@ class Rasteriser:
         shades = _DARKEST + (np.arange(_SHADES) + 0.5) / _SHADES * (_BRIGHTEST - _DARKEST)
         rows = [pack(colour, shades, np) for colour in ((0.0, 0.0, 0.0), *colours)]
         self._palette = np.concatenate(rows).astype(np.uint32)
-        tile = _LARGE_TILE if view.size >= _LARGE_PICTURE else _SMALL_TILE
+        tile = _LARGE_TILE if view.size >= LARGE_PICTURE else _SMALL_TILE
         self._tile = (min(tile[0], view.size), min(tile[1], view.size))
 
     def __call__(self, poses: Poses) -> jax.Array:
