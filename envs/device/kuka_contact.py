@@ -7,7 +7,9 @@ there; contacts do not change its motion here.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +29,6 @@ _RINGS = (
     (0.0053, -0.0097, 0.0310),
     (0.0053, 0.0051, 0.0310),
 )
-TIP_POINTS = _EDGE + _RINGS
-
 # Heights (m), measured in PyBullet: of a settled button's base, of its parts above the base, and of the table's top.
 # Shapes are 1 mm thicker all around than drawn, but boxes. Contact begins 0.73 mm before shapes touch.
 BUTTON_Z = -0.19401
@@ -53,28 +53,42 @@ class Touch(NamedTuple):
     table: jax.Array
 
 
-def tip_points(left_tip: Frame, right_tip: Frame) -> tuple[Vector, ...]:
-    """Points (m) of the finger tips, for the frames of links 10 and 13."""
+def tip_points(left_tip: Frame, right_tip: Frame) -> tuple[tuple[Vector, ...], ...]:
+    """Points (m) of both finger tips, for the frames of links 10 and 13: lower edge first, then the rings above."""
     tips = ((left_tip, 1.0), (right_tip, -1.0))
-    return tuple(transform(tip, (side * x, y, z)) for tip, side in tips for x, y, z in TIP_POINTS)
+    return tuple(tuple(transform(tip, (side * x, y, z)) for x, y, z in _EDGE + _RINGS) for tip, side in tips)
 
 
-def touches(points: tuple[Vector, ...], buttons: jax.Array) -> Touch:
-    """What points of the arm touch, for buttons at x, y = float32 [buttons, 2] (m)."""
-    count = buttons.shape[0]
-    cap: list[Any] = [jnp.zeros((), bool)] * count
-    body: list[Any] = [jnp.zeros((), bool)] * count
-    table = jnp.zeros((), bool)
-    for x, y, z in points:
-        above_table = (x > _TABLE_X[0]) & (x < _TABLE_X[1]) & (abs(y) < _TABLE_Y)
-        for index in range(count):
-            dx, dy = x - buttons[index, 0], y - buttons[index, 1]
-            squared = dx * dx + dy * dy
-            inside = squared < _BODY_RADIUS**2
-            # A tip that came down beside the button stays outside of it, and one on its rim does not reach the table.
-            on_cap = (squared < _CAP_RADIUS**2) & (z < _CAP_TOP + 2 * _MARGIN + _NEAR) & (z > _BODY_TOP)
-            cap[index] |= on_cap
-            body[index] |= inside & ~on_cap & (z < _BODY_TOP + 2 * _MARGIN + _NEAR)
-            above_table &= ~inside
-        table |= above_table & (z < _TABLE_TOP + _MARGIN + _NEAR)
+def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array) -> Touch:
+    """What the finger tips touch, for buttons at x, y = float32 [buttons, 2] (m); see `tip_points`."""
+    no = jnp.zeros((), bool)
+    cap, body, table = [no] * len(buttons), [no] * len(buttons), no
+    for tip in tips:
+        over_table = [
+            (z < _TABLE_TOP + _MARGIN + _NEAR) & (x > _TABLE_X[0]) & (x < _TABLE_X[1]) & (abs(y) < _TABLE_Y)
+            for x, y, z in tip
+        ]
+        for index, (button_x, button_y) in enumerate(buttons):
+            squared = [(x - button_x) * (x - button_x) + (y - button_y) * (y - button_y) for x, y, _ in tip]
+            above = [square < _CAP_RADIUS * _CAP_RADIUS for square in squared]
+            on_body = [
+                (square < _BODY_RADIUS * _BODY_RADIUS) & (z < _BODY_TOP + 2 * _MARGIN + _NEAR)
+                for square, (_, _, z) in zip(squared, tip, strict=True)
+            ]
+            on_cap = [
+                inside & (z < _CAP_TOP + 2 * _MARGIN + _NEAR) & (z > _BODY_TOP)
+                for inside, (_, _, z) in zip(above, tip, strict=True)
+            ]
+            edge = len(_EDGE)
+            # A tip whose edge stands on the rim or beside the button is kept off the cap's side, 1 cm further in.
+            off = _any(on_body[:edge])
+            cap[index] |= _any(on_cap[:edge]) | (_any(on_cap[edge:]) & ~off)
+            body[index] |= _any(on_body)
+            over_table = [over & ~inside for over, inside in zip(over_table, above, strict=True)]
+        table |= _any(over_table)
     return Touch(jnp.stack(cap), jnp.stack(body), table)
+
+
+def _any(flags: list[jax.Array]) -> jax.Array:
+    """Whether one of the flags is set."""
+    return functools.reduce(operator.or_, flags)
