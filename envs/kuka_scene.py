@@ -121,6 +121,7 @@ SPHERE, SPHERE_POSITION = "sphere_small.urdf", (0.25, -0.2, 0.1)
 PUSH_STEP = 10  # counter of simulation steps at which the sphere is pushed, for one step
 PUSH_FORCE, PUSH_FORCE_Z = 10.0, 1.0  # N, along a random horizontal direction towards +x, +y, and upwards
 PUSH_POINT = (0.0, 0.0, 0.0)  # where the force acts, in the world
+ABSENT = (0.0, 0.0, -100.0)  # where a renderer is told that an object is which this episode does not have
 
 
 def check_options(

@@ -71,6 +71,7 @@ registered_robot: dict[str, str | type] = {
 # NAME: device environment with the same id, spaces, constants and rewards, written in JAX (`--simulator=jax`).
 registered_twin: dict[str, str | type] = {
     "CartPole-v1": "envs.device.cartpole:CartPole",
+    "KukaButtonGymEnv-v0": "envs.device.kuka_button:KukaButtonTwin",
     "MobileRobot1DGymEnv-v0": "envs.device.mobile_robot:MobileRobot1DTwin",
     "MobileRobot2TargetGymEnv-v0": "envs.device.mobile_robot:MobileRobot2TargetTwin",
     "MobileRobotGymEnv-v0": "envs.device.mobile_robot:MobileRobotTwin",

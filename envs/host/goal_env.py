@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
 
     Args:
         srl_model: What is observed, one of the class's `srl_models`. "raw_pixels" gives uint8
-            [image_size, image_size, channels], "scene_poses" what `scene_poses` returns, every other choice float32
-            [getObservationDim()].
+            [image_size, image_size, channels], "scene_poses" the vector of what `scene_poses` returns, every other
+            choice float32 [getObservationDim()].
         is_discrete: Whether actions are integers.
         image_size: Width and height of a picture in pixels.
         channels: Channels of a picture observation, 3 for each camera.
@@ -34,7 +35,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
     """
 
     srl_models: ClassVar[tuple[str, ...]] = ("ground_truth", "raw_pixels")
-    SCENE_SIZE: ClassVar[int]  # components of `scene_poses`
+    SCENE_SHAPE: ClassVar[tuple[int, ...]]  # of `scene_poses`
     max_episode_steps: int
 
     def __init__(
@@ -62,7 +63,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
         if srl_model == "raw_pixels":
             self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, channels), np.uint8)
         else:
-            size = self.SCENE_SIZE if srl_model == "scene_poses" else self.getObservationDim()
+            size = math.prod(self.SCENE_SHAPE) if srl_model == "scene_poses" else self.getObservationDim()
             self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
 
     @abstractmethod
@@ -82,7 +83,9 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
         """The picture observation of the present situation, uint8 [image_size, image_size, channels]."""
 
     def scene_poses(self) -> np.ndarray:
-        """Where all that moves in a picture is, float32 [SCENE_SIZE]; the twin's `draw` makes the picture of it.
+        """Where all that moves in a picture is, float32 [*SCENE_SHAPE], a row for each body.
+
+        As an observation it is one vector, of which the twin's `draw` makes the picture.
 
         Raises:
             NotImplementedError: The environment does not tell.
@@ -104,7 +107,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
         """The observation that `observation_space` declares."""
         if self.srl_model == "raw_pixels":
             return self._picture()
-        return self.scene_poses() if self.srl_model == "scene_poses" else self.getSRLState()
+        return self.scene_poses().ravel() if self.srl_model == "scene_poses" else self.getSRLState()
 
 
 def displacement(action: Any, is_discrete: bool, moves: np.ndarray, step_length: np.float32) -> np.ndarray:

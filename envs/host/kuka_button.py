@@ -36,6 +36,7 @@ from envs.kuka_scene import (
 )
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
+BASE = -1  # link index of a body's base
 CAMERAS = tuple(Camera(*view) for view in scene.CAMERAS)
 
 
@@ -156,6 +157,19 @@ class KukaButtonGymEnv(SRLGymEnv):
             return np.concatenate([position, np.array(self._arm.joint_positions(), dtype=np.float32)])
         return position
 
+    def scene_poses(self) -> np.ndarray:
+        """Where all that moves in a picture is, for a renderer outside the simulator.
+
+        Returns:
+            float32 [bodies, 7]: x, y, z (m) and the quaternion x, y, z, w of links 0 to 13 of the arm, its base, and
+            base plate and cap of each button, in the frames of the models' files.
+        """
+        arm = self._arm.body
+        bodies = [(arm, link) for link in (*range(NUM_JOINTS), BASE)]
+        for button in self._buttons:
+            bodies += [(button, BASE), (button, BUTTON_LINK)]
+        return np.array([self._pose(*body) for body in bodies], dtype=np.float32)
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -215,6 +229,17 @@ class KukaButtonGymEnv(SRLGymEnv):
         reward, terminated = self._reward()
         truncated = not terminated and self._steps > self.MAX_STEPS
         return self._observe(), reward, terminated, truncated, {}
+
+    def _pose(self, body: int, link: int) -> tuple[float, ...]:
+        """Position [m] and quaternion of a link's frame, [7]; not of its frame of inertia."""
+        client = self._require_client()
+        if link != BASE:
+            state = p.getLinkState(body, link, computeForwardKinematics=True, physicsClientId=client)
+            return (*state[4], *state[5])
+        inertial = p.invertTransform(*p.getDynamicsInfo(body, BASE, physicsClientId=client)[3:5])
+        centre = p.getBasePositionAndOrientation(body, physicsClientId=client)
+        position, orientation = p.multiplyTransforms(*centre, *inertial)
+        return (*position, *orientation)
 
     def _cameras(self) -> Sequence[Camera]:
         return CAMERAS if self.multi_view else CAMERAS[:1]

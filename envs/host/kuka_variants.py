@@ -13,7 +13,7 @@ import pybullet as p
 
 from envs import kuka_scene as scene
 from envs.host.kuka import KukaArm
-from envs.host.kuka_button import ASSETS, KukaButtonGymEnv
+from envs.host.kuka_button import ASSETS, BASE, KukaButtonGymEnv
 
 
 class Kuka2ButtonGymEnv(KukaButtonGymEnv):
@@ -169,6 +169,20 @@ class KukaRandButtonGymEnv(KukaButtonGymEnv):
         self._objects = self._load_objects()
         self._settle(scene.SETTLING_STEPS)
 
+    def scene_poses(self) -> np.ndarray:
+        """As in `KukaButtonGymEnv`, then the ball, and 10 places each for ducks, bricks and cubes: float32 [48, 7].
+
+        Places that this episode does not need are at `ABSENT`.
+        """
+        count = scene.N_OBJECT_DRAWS
+        objects = np.tile(np.array([*scene.ABSENT, 0, 0, 0, 1], np.float32), (1 + len(scene.OBJECTS) * count, 1))
+        objects[0] = self._pose(self._objects[0], BASE)
+        free = [1 + count * kind for kind in range(len(scene.OBJECTS))]
+        for body, kind in zip(self._objects[1:], self._kinds, strict=True):
+            objects[free[kind]] = self._pose(body, BASE)
+            free[kind] += 1
+        return np.concatenate([super().scene_poses(), objects])
+
     def _load_objects(self) -> list[int]:
         """Load the ball and the objects of this episode above the table, the ball first."""
         client, rng = self._client, self.np_random
@@ -176,6 +190,7 @@ class KukaRandButtonGymEnv(KukaButtonGymEnv):
         kinds = rng.integers(len(scene.OBJECTS), size=scene.N_OBJECT_DRAWS)
         places = rng.uniform(-1.0, 1.0, (scene.N_OBJECT_DRAWS, 2)) * scene.RANDOM_RANGE + scene.BUTTON_POSITION
         clear = (np.abs(places - (x, y)) > scene.OBJECT_CLEARANCE).any(1)
+        self._kinds: list[int] = kinds[clear].tolist()
         objects = [p.loadURDF(scene.SPHERE, scene.SPHERE_POSITION, physicsClientId=client)]
         for kind, place in zip(kinds[clear], places[clear].tolist(), strict=True):
             objects.append(p.loadURDF(scene.OBJECTS[kind], (*place, scene.OBJECT_Z), physicsClientId=client))

@@ -67,7 +67,7 @@ class MobileRobotGymEnv(SRLGymEnv):
     WALLS: ClassVar[Sequence[tuple]] = arena.WALLS
     CAMERA: ClassVar[Camera] = _camera_above(*arena.CAMERA_CENTRE)
     TARGET_SHAPE: ClassVar[tuple[int, ...]] = (2,)  # of the reset option "target"
-    SCENE_SIZE: ClassVar[int] = 4
+    SCENE_SHAPE: ClassVar[tuple[int, ...]] = (2, 2)
 
     def __init__(
         self,
@@ -117,9 +117,10 @@ class MobileRobotGymEnv(SRLGymEnv):
         return self.NUM_AXES
 
     def scene_poses(self) -> np.ndarray:
-        """x and y of the robot and of each target's body on the floor (m), float32 [SCENE_SIZE]."""
-        self._require_client()
-        return np.concatenate([_floor_point(self._robot_position), *self._target_bodies()])
+        """x, y (m) of the robot, then of each target's body: float32 [1 + targets, 2]."""
+        client = self._require_client()
+        targets = [p.getBasePositionAndOrientation(body, physicsClientId=client)[0][:2] for body in self._targets]
+        return np.array([_floor_point(self._robot_position), *targets], dtype=np.float32)
 
     def situation(self) -> dict[str, np.ndarray]:
         """Where robot and target are, as the options of a reset that brings them there."""
@@ -217,10 +218,6 @@ class MobileRobotGymEnv(SRLGymEnv):
         self._target_position = target
         self._place(self._targets[0], target)
 
-    def _target_bodies(self) -> list[np.ndarray]:
-        """Where the bodies of the targets are on the floor [m], float32 [2] each."""
-        return [_floor_point(self._all_targets)]
-
     def _load_targets(self, client: int) -> list[int]:
         """Load the bodies of the targets."""
         return [p.loadURDF(str(ASSETS / "cylinder.urdf"), useFixedBase=True, physicsClientId=client)]
@@ -256,7 +253,7 @@ class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
     """
 
     TARGET_SHAPE: ClassVar[tuple[int, ...]] = (2, 2)
-    SCENE_SIZE: ClassVar[int] = 6
+    SCENE_SHAPE: ClassVar[tuple[int, ...]] = (3, 2)
 
     def _draw_target(self) -> np.ndarray:
         if self.random_target:
@@ -273,9 +270,6 @@ class MobileRobot2TargetGymEnv(MobileRobotGymEnv):
         targets = [*super()._load_targets(client), *super()._load_targets(client)]
         p.changeVisualShape(targets[1], -1, rgbaColor=RED, physicsClientId=client)
         return targets
-
-    def _target_bodies(self) -> list[np.ndarray]:
-        return list(self._all_targets)
 
     def _arrive(self) -> None:
         self.reached_first = True
@@ -312,14 +306,9 @@ class MobileRobotLineTargetGymEnv(MobileRobotGymEnv):
 
     def _set_target(self, target: np.ndarray) -> None:
         self._target_position = target - np.float32(arena.LINE_OFFSET)
-        x, y = self._target_bodies()[0].tolist()
+        position = (float(target[0]), arena.ARENA_SIZE / 2, arena.LINE_TOP - 0.05)
         turn = p.getQuaternionFromEuler((0.0, 0.0, math.pi / 2))
-        p.resetBasePositionAndOrientation(
-            self._targets[0], (x, y, arena.LINE_TOP - 0.05), turn, physicsClientId=self._client
-        )
-
-    def _target_bodies(self) -> list[np.ndarray]:
-        return [np.array([self._all_targets[0], arena.ARENA_SIZE / 2], np.float32)]
+        p.resetBasePositionAndOrientation(self._targets[0], position, turn, physicsClientId=self._client)
 
     def _load_targets(self, client: int) -> list[int]:
         strip = p.loadURDF(str(ASSETS / "wall_target.urdf"), useFixedBase=True, physicsClientId=client)

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.render.mobile_scene import ONE_TARGET, ROBOT
+from envs.host.mobile_robot import (
+    MobileRobot1DGymEnv,
+    MobileRobot2TargetGymEnv,
+    MobileRobotGymEnv,
+    MobileRobotLineTargetGymEnv,
+)
+from envs.render.mobile_scene import LINE_TARGET, ONE_DIMENSION, ONE_TARGET, ROBOT, TWO_TARGETS
 from envs.render.solids import Box, Disc, Rays, Wheel, brightness, moved, pack, trace, unpack
 from envs.render.top_down import TopDownRenderer
 
@@ -84,3 +90,23 @@ def test_round_solids_are_hit_where_geometry_says() -> None:
     np.testing.assert_allclose(distance, [8.0, 9.0 - np.sqrt(1 - 0.81), np.inf], atol=1e-6)
     from_the_side = Rays((1e-9, 10.0, np.array([1.1, 1.8])), (1e-9, -1.0, 1e-9))
     np.testing.assert_array_equal(wheel.hit(from_the_side, np)[1], [0x222222, 0x111111])
+
+
+@pytest.mark.parametrize(
+    ("env_class", "scene"),
+    [
+        (MobileRobotGymEnv, ONE_TARGET),
+        (MobileRobot2TargetGymEnv, TWO_TARGETS),
+        (MobileRobot1DGymEnv, ONE_DIMENSION),
+        (MobileRobotLineTargetGymEnv, LINE_TARGET),
+    ],
+)
+def test_the_poses_that_a_simulator_reports_give_its_picture(env_class, scene) -> None:
+    env = env_class(srl_model="raw_pixels", image_size=64, random_target=True)
+    draw = jax.jit(TopDownRenderer(64, scene).__call__)
+    for seed in range(3):
+        theirs, _ = env.reset(seed=seed)
+        poses = env.scene_poses()
+        assert poses.shape == (1 + len(scene.targets), 2) and poses.dtype == np.float32
+        assert np.abs(theirs.astype(int) - np.asarray(draw(poses[0], poses[1:]))).mean() <= 3
+    env.close()

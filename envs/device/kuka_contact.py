@@ -1,0 +1,94 @@
+"""What the fingers of the arm touch: buttons and table, as PyBullet's contact points tell it.
+
+The lowest parts of the gripper are the lower edges of its two finger tips, 12 mm long; three points of each stand for
+them. In PyBullet the tips give way (2 N m hold them) and fold up, so that the arm goes on almost as if nothing were
+there; contacts do not change its motion here.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from envs.device.kuka_arm import Frame, Vector, transform
+
+# Points of the left tip in its frame (m), corners of its convex hull; the right tip mirrors them in x. First its lower
+# edge, then two rings above it, which reach further out along y and meet the sides of a cap.
+_EDGE = ((0.0039, -0.0081, 0.0514), (0.0039, -0.0022, 0.0514), (0.0039, 0.0036, 0.0514))
+_RINGS = (
+    (-0.0023, -0.0102, 0.0488),
+    (-0.0020, 0.0056, 0.0488),
+    (0.0042, -0.0086, 0.0474),
+    (0.0042, 0.0040, 0.0474),
+    (-0.0080, -0.0102, 0.0333),
+    (-0.0080, 0.0057, 0.0333),
+    (0.0053, -0.0097, 0.0310),
+    (0.0053, 0.0051, 0.0310),
+)
+# Heights (m), measured in PyBullet: of a settled button's base, of its parts above the base, and of the table's top.
+# Shapes are 1 mm thicker all around than drawn, but boxes. Contact begins 0.73 mm before shapes touch.
+BUTTON_Z = -0.19401
+CAP_UP = 0.01  # how far the cap is driven up in every step; at a reset it is down
+_CAP_TOP, _BODY_TOP = BUTTON_Z + 0.035 + CAP_UP, BUTTON_Z + 0.03
+_TABLE_TOP, _TABLE_X, _TABLE_Y = -0.195, (-0.25, 1.25), 0.5
+_MARGIN, _NEAR = 0.001, 0.00073
+_CAP_RADIUS, _BODY_RADIUS = 0.09 + 2 * _MARGIN, 0.1 + 2 * _MARGIN
+
+
+class Touch(NamedTuple):
+    """What the arm touches.
+
+    Attributes:
+        cap: bool [buttons], whether it touches the button's cap.
+        body: bool [buttons], whether it touches the green parts of the button.
+        table: bool [], whether it touches the table.
+    """
+
+    cap: jax.Array
+    body: jax.Array
+    table: jax.Array
+
+
+def tip_points(left_tip: Frame, right_tip: Frame) -> tuple[tuple[Vector, ...], ...]:
+    """Points (m) of both finger tips, for the frames of links 10 and 13: lower edge first, then the rings above."""
+    tips = ((left_tip, 1.0), (right_tip, -1.0))
+    return tuple(tuple(transform(tip, (side * x, y, z)) for x, y, z in _EDGE + _RINGS) for tip, side in tips)
+
+
+def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array) -> Touch:
+    """What the finger tips touch, for buttons at x, y = float32 [buttons, 2] (m); see `tip_points`."""
+    no = jnp.zeros((), bool)
+    cap, body, table = [no] * len(buttons), [no] * len(buttons), no
+    for tip in tips:
+        over_table = [
+            (z < _TABLE_TOP + _MARGIN + _NEAR) & (x > _TABLE_X[0]) & (x < _TABLE_X[1]) & (abs(y) < _TABLE_Y)
+            for x, y, z in tip
+        ]
+        for index, (button_x, button_y) in enumerate(buttons):
+            squared = [(x - button_x) * (x - button_x) + (y - button_y) * (y - button_y) for x, y, _ in tip]
+            above = [square < _CAP_RADIUS * _CAP_RADIUS for square in squared]
+            on_body = [
+                (square < _BODY_RADIUS * _BODY_RADIUS) & (z < _BODY_TOP + 2 * _MARGIN + _NEAR)
+                for square, (_, _, z) in zip(squared, tip, strict=True)
+            ]
+            on_cap = [
+                inside & (z < _CAP_TOP + 2 * _MARGIN + _NEAR) & (z > _BODY_TOP)
+                for inside, (_, _, z) in zip(above, tip, strict=True)
+            ]
+            edge = len(_EDGE)
+            # A tip whose edge stands on the rim or beside the button is kept off the cap's side, 1 cm further in.
+            off = _any(on_body[:edge])
+            cap[index] |= _any(on_cap[:edge]) | (_any(on_cap[edge:]) & ~off)
+            body[index] |= _any(on_body)
+            over_table = [over & ~inside for over, inside in zip(over_table, above, strict=True)]
+        table |= _any(over_table)
+    return Touch(jnp.stack(cap), jnp.stack(body), table)
+
+
+def _any(flags: list[jax.Array]) -> jax.Array:
+    """Whether one of the flags is set."""
+    return functools.reduce(operator.or_, flags)

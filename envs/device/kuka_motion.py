@@ -1,0 +1,170 @@
+"""How the arm moves: inverse kinematics as PyBullet solves it, and its motors as far as they shape the motion.
+
+PyBullet (Bullet 3's `calculateInverseKinematics`) starts from the present angles and repeats damped least-squares
+steps: dq = J^T (J J^T + damping I)^-1 error, scaled so that no joint turns by more than 45 degrees, up to 20 times or
+until the position is within 0.1 mm. The arm has one joint more than the task has equations, so the way there decides
+where the elbow ends; hence the same steps are taken here, only fewer, see `Solver`.
+
+A motor of Bullet sets the speed of its joint, clipped to a maximum, as far as its torque reaches. Only the first two
+joints, which carry the most, are ever held up by that: see `SPEED_CHANGE`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from envs import kuka_scene as scene
+from envs.device.kuka_arm import Frame, arm_frames
+
+Scalars = tuple[Any, ...]
+
+MAX_STEP = math.pi / 4  # rad, of a joint in one least-squares step
+# Lowest and highest change of speed in a simulation step (rad/s) of joints 0 and 1 under MAX_FORCE. Measured in
+# PyBullet near the button; in truth they depend on the posture (0.2 to 0.5). Joint 1 carries the arm's weight.
+JOINT_LIMITS = (2.96706, 2.0944, 2.96706, 2.0944, 2.96706, 2.0944, 3.05433)  # rad, either way, of joints 0 to 6
+SPEED_CHANGE = ((-0.33, 0.33), (-0.2, 0.3))
+
+
+class Solver(NamedTuple):
+    """Settings of inverse kinematics.
+
+    Attributes:
+        damping: Added to the diagonal of J J^T (m^2 and rad^2 alike).
+        linearisations: How often the Jacobian is computed.
+        steps: Least-squares steps for each Jacobian, on errors that the Jacobian predicts.
+    """
+
+    damping: float
+    linearisations: int
+    steps: int
+
+
+# PyBullet needs 3 to 6 steps for a point within reach; the angles after 4 are the same to 1e-5 rad, but for few.
+PRECISE = Solver(damping=1e-5, linearisations=4, steps=1)
+# Without damping from the caller PyBullet takes 0.5. Its 20 steps then leave a part of the error.
+DAMPED = Solver(damping=0.5, linearisations=5, steps=4)
+
+
+def inverse_kinematics(angles: Scalars, point: Scalars, solver: Solver) -> Scalars:
+    """Angles (7 scalars, rad) that bring link 6, pointing down, to a point (3 scalars, m), from present angles on."""
+
+    def improve(_: Any, angles: Scalars) -> Scalars:
+        frames = arm_frames(angles)
+        jacobian = _jacobian(frames)
+        factor = _cholesky(_gram(jacobian, solver.damping))
+        error = _error(frames[-1], point)
+        total: Scalars = (0.0,) * 6
+        for _ in range(solver.steps):
+            solved = _solve(factor, error)
+            total = tuple(a + b for a, b in zip(total, solved, strict=True))
+            # (J J^T + damping I) solved = error, so what the step leaves of the error is damping * solved.
+            error = tuple(solver.damping * value for value in solved)
+        step = tuple(sum(a * b for a, b in zip(column, total, strict=True)) for column in jacobian)
+        largest = abs(step[0])
+        for value in step[1:]:
+            largest = jnp.maximum(largest, abs(value))
+        scale = jnp.minimum(1.0, MAX_STEP / jnp.maximum(largest, MAX_STEP))
+        return tuple(angle + scale * change for angle, change in zip(angles, step, strict=True))
+
+    return jax.lax.fori_loop(0, solver.linearisations, improve, angles)
+
+
+def linear_response(angles: Scalars, solver: Solver) -> jax.Array:
+    """Change of the angles that `inverse_kinematics` answers with, for each metre of the point: [7, 3] (rad/m).
+
+    Args:
+        angles: 7 numbers (rad), of an arm that points down.
+        solver: Its settings.
+    """
+    point = arm_frames(angles)[-1].origin
+    columns = []
+    for axis in range(3):
+        moved = tuple(value + (0.01 if index == axis else 0.0) for index, value in enumerate(point))
+        after = inverse_kinematics(tuple(jnp.float32(angle) for angle in angles), moved, solver)
+        columns.append(jnp.stack([(new - old) / 0.01 for new, old in zip(after, angles, strict=True)]))
+    return jnp.stack(columns, axis=1)
+
+
+def drive(angles: Scalars, speeds: Scalars, targets: Scalars) -> tuple[Scalars, Scalars]:
+    """One simulation step of the motors.
+
+    Args:
+        angles: Of joints 0 to 6 (rad), scalars.
+        speeds: Of joints 0 and 1 (rad/s).
+        targets: Angles that joints 0 to 6 are to take.
+
+    Returns:
+        (angles, speeds) after the step.
+    """
+    wanted = [
+        jnp.clip(scene.POSITION_GAIN * (target - angle) / scene.TIME_STEP, -scene.MAX_VELOCITY, scene.MAX_VELOCITY)
+        for target, angle in zip(targets, angles, strict=True)
+    ]
+    for joint, ((low, high), speed) in enumerate(zip(SPEED_CHANGE, speeds, strict=True)):
+        wanted[joint] = jnp.clip(wanted[joint], speed + low, speed + high)
+    moved = tuple(
+        jnp.clip(angle + speed * scene.TIME_STEP, -limit, limit)
+        for angle, speed, limit in zip(angles, wanted, JOINT_LIMITS, strict=True)
+    )
+    return moved, tuple(wanted[: len(SPEED_CHANGE)])
+
+
+def _error(effector: Frame, point: Scalars) -> Scalars:
+    """What is missing to the point (m, 3 scalars) and to pointing down (rotation vector, rad, 3 scalars)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = effector.axes
+    # Sine times axis, and cosine, of the rotation that brings the frame to x = -x, y = y, z = -z of the world.
+    turn = ((-zy - yz) / 2, (zx - xz) / 2, (yx + xy) / 2)
+    cosine = (yy - xx - zz - 1) / 2
+    # The floor keeps 0 / 0 away; below it the ratio is 1 to all digits.
+    sine = jnp.sqrt(jnp.maximum(turn[0] * turn[0] + turn[1] * turn[1] + turn[2] * turn[2], 1e-12))
+    ratio = jnp.arctan2(sine, cosine) / sine
+    missing = tuple(goal - here for goal, here in zip(point, effector.origin, strict=True))
+    return (*missing, *(ratio * component for component in turn))
+
+
+def _jacobian(frames: tuple[Frame, ...]) -> tuple[Scalars, ...]:
+    """Columns [7][6] of the Jacobian: velocity (m/s) and rotation (rad/s) of the last frame for 1 rad/s of a joint."""
+    columns = []
+    x, y, z = frames[-1].origin
+    for frame in frames:
+        (ox, oy, oz), (ax, ay, az) = frame.origin, frame.axes[2]
+        rx, ry, rz = x - ox, y - oy, z - oz
+        columns.append((ay * rz - az * ry, az * rx - ax * rz, ax * ry - ay * rx, ax, ay, az))
+    return tuple(columns)
+
+
+def _gram(columns: tuple[Scalars, ...], damping: float) -> list[list[Any]]:
+    """Lower triangle of J J^T + damping I, rows of growing length."""
+    rows = [[sum(column[i] * column[j] for column in columns) for j in range(i + 1)] for i in range(6)]
+    for i, row in enumerate(rows):
+        row[i] = row[i] + damping
+    return rows
+
+
+def _cholesky(matrix: list[list[Any]]) -> list[list[Any]]:
+    """Lower triangle L with L L^T = matrix; its diagonal is stored as reciprocals."""
+    factor: list[list[Any]] = []
+    for i, row in enumerate(matrix):
+        new: list[Any] = []
+        for j in range(i + 1):
+            value = row[j] - sum((new[k] * (factor[j][k] if j < i else new[k]) for k in range(j)), start=0.0)
+            new.append(jax.lax.rsqrt(jnp.maximum(value, 1e-9)) if i == j else value * factor[j][j])
+        factor.append(new)
+    return factor
+
+
+def _solve(factor: list[list[Any]], right: Scalars) -> Scalars:
+    """Solution of L L^T x = right, for what `_cholesky` returned."""
+    size = len(factor)
+    forward: list[Any] = []
+    for i in range(size):
+        forward.append((right[i] - sum((factor[i][k] * forward[k] for k in range(i)), start=0.0)) * factor[i][i])
+    solution: list[Any] = [None] * size
+    for i in reversed(range(size)):
+        rest = sum((factor[k][i] * solution[k] for k in range(i + 1, size)), start=0.0)
+        solution[i] = (forward[i] - rest) * factor[i][i]
+    return tuple(solution)
