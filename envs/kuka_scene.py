@@ -13,6 +13,7 @@ Interval = tuple[float, float]
 Workspace = tuple[Interval, Interval, Interval]
 
 SRL_MODELS = ("ground_truth", "joints", "joints_position", "raw_pixels")
+HOST_SRL_MODELS = (*SRL_MODELS, "scene_poses")  # what is drawn elsewhere
 
 # --- KukaButtonGymEnv-v0, and the others where they do not say otherwise
 
@@ -125,16 +126,22 @@ ABSENT = (0.0, 0.0, -100.0)  # where a renderer is told that an object is which 
 
 
 def check_options(
-    srl_model: str, is_discrete: bool, action_joints: bool, action_repeat: int, max_distance: float, image_size: int
+    srl_model: str,
+    is_discrete: bool,
+    action_joints: bool,
+    action_repeat: int,
+    max_distance: float,
+    image_size: int,
+    srl_models: tuple[str, ...] = SRL_MODELS,
 ) -> None:
-    """Refuse options that no arm task has.
+    """Refuse options that an arm task with these `srl_models` does not have.
 
     Raises:
         ValueError: an unknown `srl_model`, `action_joints` with discrete actions, an `action_repeat` below 1, a
             `max_distance` that is not positive, or an `image_size` below 1.
     """
-    if srl_model not in SRL_MODELS:
-        raise ValueError(f"unknown srl_model {srl_model!r}: choose one of {', '.join(SRL_MODELS)}")
+    if srl_model not in srl_models:
+        raise ValueError(f"unknown srl_model {srl_model!r}: choose one of {', '.join(srl_models)}")
     if action_joints and is_discrete:
         raise ValueError("action_joints needs continuous actions: set is_discrete=False")
     if action_repeat < 1:

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from envs import kuka_scene as scene
-from envs.device.kuka_arm import CENTRES_OF_MASS, arm_frames, gripper_frames, transform
-from envs.device.kuka_contact import BUTTON_Z, Touch, tip_points, touches
+from envs.device.kuka_arm import CENTRES_OF_MASS, arm_frames, gripper_frames, link_poses, transform
+from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, tip_points, touches
 from envs.device.kuka_motion import PRECISE, Solver, drive, inverse_kinematics, linear_response
+from envs.render.kuka_picture import ONE_BUTTON, KukaRenderer, KukaScene
+from envs.render.rasteriser import Poses, poses_of
 from envs.types import Box, Discrete, Spec, TimeStep
 
 # Angles of the arm's joints (rad) once the scene has settled, measured in PyBullet; with joint actions the arm is held
@@ -72,10 +74,11 @@ class KukaState(NamedTuple):
 class KukaButtonTwin:
     """Press a button with an arm: the actions, rewards and episodes of `KukaButtonGymEnv`.
 
-    The options too, and their defaults, but for `render_mode`. Observations are float32 [3], [14] or [17].
+    The options too, and their defaults, but for `render_mode`. Observations are float32 [3], [14] or [17], or with
+    `srl_model="raw_pixels"` uint8 [image_size, image_size, 3], with `multi_view` 6 channels.
 
     Raises:
-        ValueError: what `kuka_scene.check_options` refuses, or `srl_model="raw_pixels"`.
+        ValueError: what `kuka_scene.check_options` refuses.
     """
 
     ENV_ID: ClassVar[str] = "KukaButtonGymEnv-v0"
@@ -86,8 +89,9 @@ class KukaButtonTwin:
     N_STEPS_OUTSIDE: ClassVar[int] = scene.N_STEPS_OUTSIDE_SAFETY_SPHERE
     BONUS_WHEN_DISCRETE: ClassVar[bool] = False
     SOLVER: ClassVar[Solver] = PRECISE
-    # Height of the target point (m): above the cap, which lies 5 mm above the button's base.
-    TARGET_Z: ClassVar[float] = BUTTON_Z + 0.005 + scene.BUTTON_DISTANCE_HEIGHT
+    SCENE: ClassVar[KukaScene] = ONE_BUTTON
+    # Height of the target point (m).
+    TARGET_Z: ClassVar[float] = BUTTON_Z + CAP_DOWN + scene.BUTTON_DISTANCE_HEIGHT
 
     def __init__(
         self,
@@ -104,9 +108,9 @@ class KukaButtonTwin:
         image_size: int = 224,
     ) -> None:
         scene.check_options(srl_model, is_discrete, action_joints, action_repeat, max_distance, image_size)
-        if srl_model == "raw_pixels":
-            raise ValueError("srl_model 'raw_pixels': this twin draws no pictures, use --simulator=pybullet")
         self._srl_model = srl_model
+        cameras = range(1 + multi_view) if srl_model == "raw_pixels" else ()
+        self._renderers = [KukaRenderer(image_size, self.SCENE, camera) for camera in cameras]
         self._is_discrete = is_discrete
         self._action_joints = action_joints
         self._random_target = random_target
@@ -116,10 +120,11 @@ class KukaButtonTwin:
         self._force_down = force_down
         self._workspace = self._pick_workspace()
         size = scene.NUM_ARM_JOINTS if action_joints else 3
+        state_size = {"ground_truth": 3, "joints": scene.NUM_JOINTS}.get(srl_model, 3 + scene.NUM_JOINTS)
         self.spec = Spec(
             self.ENV_ID,
-            ({"ground_truth": 3, "joints": scene.NUM_JOINTS}.get(srl_model, 3 + scene.NUM_JOINTS),),
-            "float32",
+            (image_size, image_size, 3 * len(self._renderers)) if self._renderers else (state_size,),
+            "uint8" if self._renderers else "float32",
             Discrete(scene.N_DISCRETE_ACTIONS) if is_discrete else Box((-1.0,) * size, (1.0,) * size),
             self.MAX_STEPS // action_repeat + 1,
         )
@@ -161,9 +166,32 @@ class KukaButtonTwin:
 
     def observe(self, state: KukaState) -> jax.Array:
         """The observation that `spec` declares."""
+        if self._renderers:
+            return self._picture(self._poses(state))
         position = state.arm.finger - self.target(state)
         parts = {"ground_truth": (position,), "joints": (state.joints,)}
         return jnp.concatenate(parts.get(self._srl_model, (position, state.joints)))
+
+    def draw(self, poses: jax.Array) -> jax.Array:
+        """The picture of a scene as `scene_poses` of the host environment tells it, with `srl_model="raw_pixels"`.
+
+        Args:
+            poses: float32 [7 * bodies], position (m) and quaternion of each body.
+        """
+        return self._picture(poses_of(poses.reshape(-1, 7)))
+
+    def _picture(self, poses: Poses) -> jax.Array:
+        """The pictures of all cameras, uint8 [image_size, image_size, channels]."""
+        return jnp.concatenate([render(poses) for render in self._renderers], axis=-1)
+
+    def _poses(self, state: KukaState) -> Poses:
+        """Where all that moves in a picture is."""
+        arm = link_poses(state.joints)
+        # The cap is down until the first step drives it up.
+        cap = BUTTON_Z + CAP_DOWN + jnp.where(state.steps > 0, CAP_UP, 0.0)
+        places = [jnp.append(place, height) for place in state.buttons for height in (BUTTON_Z, cap)]
+        upright = jnp.broadcast_to(jnp.eye(3), (len(places), 3, 3))
+        return Poses(jnp.concatenate([arm.position, jnp.stack(places)]), jnp.concatenate([arm.rotation, upright]))
 
     def target(self, state: KukaState) -> jax.Array:
         """The target point (m), float32 [3]."""

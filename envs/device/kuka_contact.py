@@ -32,6 +32,7 @@ _RINGS = (
 # Heights (m), measured in PyBullet: of a settled button's base, of its parts above the base, and of the table's top.
 # Shapes are 1 mm thicker all around than drawn, but boxes. Contact begins 0.73 mm before shapes touch.
 BUTTON_Z = -0.19401
+CAP_DOWN = 0.005  # of the cap's frame above the base while it is not driven
 CAP_UP = 0.01  # how far the cap is driven up in every step; at a reset it is down
 _CAP_TOP, _BODY_TOP = BUTTON_Z + 0.035 + CAP_UP, BUTTON_Z + 0.03
 _TABLE_TOP, _TABLE_X, _TABLE_Y = -0.195, (-0.25, 1.25), 0.5

@@ -58,7 +58,7 @@ class KukaButtonGymEnv(SRLGymEnv):
 
     Args:
         srl_model: "ground_truth" (finger position relative to the target, 3), "joints" (present joint angles, 14),
-            "joints_position" (both, position first, 17) or "raw_pixels".
+            "joints_position" (both, position first, 17), "raw_pixels" or "scene_poses".
         is_discrete: Discrete or continuous actions.
         action_joints: Steer joints instead of the effector point (continuous only).
         random_target: Place the button at random at each reset, x 0.5 +- 0.15 and y +- 0.3 m, with a larger workspace.
@@ -75,7 +75,7 @@ class KukaButtonGymEnv(SRLGymEnv):
             what `SRLGymEnv` refuses.
     """
 
-    srl_models: ClassVar[tuple[str, ...]] = scene.SRL_MODELS
+    srl_models: ClassVar[tuple[str, ...]] = scene.HOST_SRL_MODELS
     MAX_STEPS: ClassVar[int] = scene.MAX_STEPS
     N_CONTACTS_BEFORE_TERMINATION: ClassVar[int] = scene.N_CONTACTS_BEFORE_TERMINATION
     N_STEPS_OUTSIDE_SAFETY_SPHERE: ClassVar[int] = scene.N_STEPS_OUTSIDE_SAFETY_SPHERE
@@ -88,6 +88,7 @@ class KukaButtonGymEnv(SRLGymEnv):
     NOISE_STD: ClassVar[float] = scene.NOISE_STD
     NOISE_STD_CONTINUOUS: ClassVar[float] = scene.NOISE_STD_CONTINUOUS
     NOISE_STD_JOINTS: ClassVar[float] = scene.NOISE_STD_JOINTS
+    SCENE_SHAPE: ClassVar[tuple[int, ...]] = (scene.NUM_JOINTS + 1 + 2, 7)
     button_links: ClassVar[tuple[int, ...]] = (BUTTON_LINK,)  # which count as the button in a contact
     bonus_when_discrete: ClassVar[bool] = False  # whether the shaped reward of discrete actions has a bonus at the end
 
@@ -106,7 +107,9 @@ class KukaButtonGymEnv(SRLGymEnv):
         image_size: int = 224,
         render_mode: str | None = None,
     ) -> None:
-        scene.check_options(srl_model, is_discrete, action_joints, action_repeat, max_distance, image_size)
+        scene.check_options(
+            srl_model, is_discrete, action_joints, action_repeat, max_distance, image_size, self.srl_models
+        )
         self.action_joints = action_joints
         self.random_target = random_target
         self.shape_reward = shape_reward

@@ -38,6 +38,7 @@ class Kuka2ButtonGymEnv(KukaButtonGymEnv):
     """
 
     MAX_STEPS: ClassVar[int] = scene.TWO_MAX_STEPS
+    SCENE_SHAPE: ClassVar[tuple[int, ...]] = (scene.NUM_JOINTS + 1 + 4, 7)
     N_STEPS_OUTSIDE_SAFETY_SPHERE: ClassVar[int] = scene.TWO_N_STEPS_OUTSIDE
     button_links: ClassVar[tuple[int, ...]] = (-1, 0, scene.BUTTON_LINK)
 
@@ -153,6 +154,11 @@ class KukaRandButtonGymEnv(KukaButtonGymEnv):
     within 0.1 m of the button in both x and y, and a ball, which is pushed once, in the 11th simulation step, with 10 N
     in a random direction between +x and +y.
     """
+
+    SCENE_SHAPE: ClassVar[tuple[int, ...]] = (
+        scene.NUM_JOINTS + 1 + 2 + 1 + len(scene.OBJECTS) * scene.N_OBJECT_DRAWS,
+        7,
+    )
 
     def _build(self) -> None:
         self._connect()

@@ -101,3 +101,22 @@ def test_a_training_on_drawn_pictures(tmp_path: Any) -> None:
     words += " --num-timesteps=64 --num-workers=1 --no-vis --eval-episodes=1 --final-eval-episodes=1"
     assert main([*words.split(), f"--log-dir={tmp_path}"]) == 0
     assert list(tmp_path.rglob("ppo2_model/final"))
+
+
+def test_the_arm_is_drawn_too() -> None:
+    changes: dict[str, Any] = {"srl_model": "raw_pixels", "image_size": 64, "multi_view": True, "random_target": True}
+    tiny, drawn = (EnvOptions("KukaButtonGymEnv-v0", renderer=name, **changes) for name in ("tiny", "jax"))
+    workers = VectorPool(host_factory(tiny), SEEDS[:1], num_workers=1)
+    ours = DrawnPool(VectorPool(host_factory(drawn), SEEDS[:1], num_workers=1), drawn, auto_reset=True)
+    try:
+        assert ours.spec == host_spec(tiny)
+        pictures = [(ours.reset(0)[0], workers.reset(0)[0])]
+        for action in (4, 0, 3, 4, 1):
+            for pool in (ours, workers):
+                pool.send(0, np.array([action]))
+            pictures.append((ours.receive(0).next_obs[0].copy(), workers.receive(0).next_obs[0].copy()))
+        for got, expected in pictures:
+            assert np.abs(got.astype(int) - expected).mean() < 8.0
+    finally:
+        ours.close()
+        workers.close()
