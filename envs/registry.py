@@ -72,6 +72,9 @@ registered_robot: dict[str, str | type] = {
 registered_twin: dict[str, str | type] = {
     "CartPole-v1": "envs.device.cartpole:CartPole",
     "KukaButtonGymEnv-v0": "envs.device.kuka_button:KukaButtonTwin",
+    "Kuka2ButtonGymEnv-v0": "envs.device.kuka_variants:Kuka2ButtonTwin",
+    "KukaMovingButtonGymEnv-v0": "envs.device.kuka_variants:KukaMovingButtonTwin",
+    "KukaRandButtonGymEnv-v0": "envs.device.kuka_variants:KukaRandButtonTwin",
     "MobileRobot1DGymEnv-v0": "envs.device.mobile_robot:MobileRobot1DTwin",
     "MobileRobot2TargetGymEnv-v0": "envs.device.mobile_robot:MobileRobot2TargetTwin",
     "MobileRobotGymEnv-v0": "envs.device.mobile_robot:MobileRobotTwin",

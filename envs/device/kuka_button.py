@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from envs import kuka_scene as scene
-from envs.device.kuka_arm import CENTRES_OF_MASS, arm_frames, gripper_frames, link_poses, transform
+from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, arm_frames, gripper_frames, link_poses, transform
 from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, tip_points, touches
 from envs.device.kuka_motion import PRECISE, Solver, drive, inverse_kinematics, linear_response
 from envs.render.kuka_picture import ONE_BUTTON, KukaRenderer, KukaScene
@@ -30,7 +30,7 @@ class ArmState(NamedTuple):
 
     Attributes:
         angles: float32 [7], of its joints (rad).
-        speeds: float32 [2], of joints 0 and 1 (rad/s).
+        speeds: float32 [7], of its joints (rad/s).
         point: float32 [3], where it is commanded to (m).
         finger: float32 [3], the left finger's centre of mass (m), where the last simulation step began: PyBullet
             reports it before it moves the bodies.
@@ -88,6 +88,7 @@ class KukaButtonTwin:
     NOISE_STD_JOINTS: ClassVar[float] = scene.NOISE_STD_JOINTS
     N_STEPS_OUTSIDE: ClassVar[int] = scene.N_STEPS_OUTSIDE_SAFETY_SPHERE
     BONUS_WHEN_DISCRETE: ClassVar[bool] = False
+    BUTTON_STANDS: ClassVar[bool] = True
     SOLVER: ClassVar[Solver] = PRECISE
     SCENE: ClassVar[KukaScene] = ONE_BUTTON
     # Height of the target point (m).
@@ -134,7 +135,7 @@ class KukaButtonTwin:
         place_key, speed_key, command_key, noise_key = jax.random.split(key, 4)
         start = scene.INITIAL_JOINTS[: scene.NUM_ARM_JOINTS] if self._action_joints else SETTLED_ANGLES
         arm = ArmState(
-            jnp.array(start, jnp.float32), jnp.zeros(2), jnp.array(scene.INITIAL_POINT, jnp.float32), jnp.zeros(3)
+            jnp.array(start, jnp.float32), jnp.zeros(7), jnp.array(scene.INITIAL_POINT, jnp.float32), jnp.zeros(3)
         )
         arm = self._shake(arm, command_key)
         state = self.situation(arm, self._places(place_key), self._speed(speed_key), noise_key)
@@ -158,7 +159,7 @@ class KukaButtonTwin:
             over |= steps > self.MAX_STEPS
             return arm, touch, steps + ~over, over
 
-        start = state.arm, touches((), state.buttons), state.steps, jnp.zeros((), bool)
+        start = state.arm, touches((), state.buttons, self.BUTTON_STANDS), state.steps, jnp.zeros((), bool)
         arm, touch, steps, _ = jax.lax.fori_loop(0, self._action_repeat, simulate, start)
         state, reward, terminated = self._judge(state._replace(arm=arm, steps=steps), touch)
         truncated = ~terminated & (steps > self.MAX_STEPS)
@@ -240,8 +241,9 @@ class KukaButtonTwin:
             else:
                 arm = arm._replace(point=self._displaced(arm.point, commands[index]))
                 targets = rest + (respond * (arm.point - home)).sum(1)
+            frames = arm_frames(tuple(arm.angles)) if self._action_joints else None
             finger = arm.finger if index < count - 1 else _finger(arm.angles)
-            arm = _move(arm, targets)._replace(finger=finger)
+            arm = _move(arm, targets, frames)._replace(finger=finger)
         return arm
 
     def _random_displacements(self, key: jax.Array, count: int) -> jax.Array:
@@ -273,13 +275,12 @@ class KukaButtonTwin:
         """One simulation step, in which PyBullet looks for contacts before it moves the arm."""
         frames = arm_frames(tuple(arm.angles))
         gripper = gripper_frames(frames[-1], _REST)
-        touch = touches(tip_points(gripper[3], gripper[6]), buttons)
+        touch = touches(tip_points(gripper[3], gripper[6]), buttons, self.BUTTON_STANDS)
         finger = jnp.stack(transform(gripper[1], CENTRES_OF_MASS[scene.FINGER_LINK]))
         if self._action_joints:
-            targets = arm.angles + command
-        else:
-            arm = arm._replace(point=self._displaced(arm.point, command))
-            targets = jnp.stack(inverse_kinematics(tuple(arm.angles), tuple(arm.point), self.SOLVER))
+            return _move(arm, arm.angles + command, frames)._replace(finger=finger), touch
+        arm = arm._replace(point=self._displaced(arm.point, command))
+        targets = jnp.stack(inverse_kinematics(tuple(arm.angles), tuple(arm.point), self.SOLVER))
         return _move(arm, targets)._replace(finger=finger), touch
 
     def _judge(self, state: KukaState, touch: Touch) -> tuple[KukaState, jax.Array, jax.Array]:
@@ -310,9 +311,9 @@ class KukaButtonTwin:
         return on_table | pressed | (state.steps_outside >= self.N_STEPS_OUTSIDE)
 
 
-def _move(arm: ArmState, targets: jax.Array) -> ArmState:
-    """The arm after one simulation step of its motors towards target angles [7] (rad)."""
-    angles, speeds = drive(tuple(arm.angles), tuple(arm.speeds), tuple(targets))
+def _move(arm: ArmState, targets: jax.Array, frames: tuple[Frame, ...] | None = None) -> ArmState:
+    """The arm after one simulation step of its motors towards target angles [7] (rad); `frames` as `drive` has them."""
+    angles, speeds = drive(tuple(arm.angles), tuple(arm.speeds), tuple(targets), frames)
     return arm._replace(angles=jnp.stack(angles), speeds=jnp.stack(speeds))
 
 

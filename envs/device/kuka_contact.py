@@ -60,8 +60,15 @@ def tip_points(left_tip: Frame, right_tip: Frame) -> tuple[tuple[Vector, ...], .
     return tuple(tuple(transform(tip, (side * x, y, z)) for x, y, z in _EDGE + _RINGS) for tip, side in tips)
 
 
-def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array) -> Touch:
-    """What the finger tips touch, for buttons at x, y = float32 [buttons, 2] (m); see `tip_points`."""
+def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array, stand: bool) -> Touch:
+    """What the finger tips touch.
+
+    Args:
+        tips: Points of the tips (m), see `tip_points`.
+        buttons: float32 [buttons, 2], x and y of the buttons (m).
+        stand: Whether the buttons stand still. They then keep a tip that came down on the rim off the cap; a button
+            that is moved by being placed does not, it ends up inside the tip.
+    """
     no = jnp.zeros((), bool)
     cap, body, table = [no] * len(buttons), [no] * len(buttons), no
     for tip in tips:
@@ -82,7 +89,7 @@ def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array) -> Touch:
             ]
             edge = len(_EDGE)
             # A tip whose edge stands on the rim or beside the button is kept off the cap's side, 1 cm further in.
-            off = _any(on_body[:edge])
+            off = _any(on_body[:edge]) & stand
             cap[index] |= _any(on_cap[:edge]) | (_any(on_cap[edge:]) & ~off)
             body[index] |= _any(on_body)
             over_table = [over & ~inside for over, inside in zip(over_table, above, strict=True)]

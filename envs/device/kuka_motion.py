@@ -3,10 +3,10 @@
 PyBullet (Bullet 3's `calculateInverseKinematics`) starts from the present angles and repeats damped least-squares
 steps: dq = J^T (J J^T + damping I)^-1 error, scaled so that no joint turns by more than 45 degrees, up to 20 times or
 until the position is within 0.1 mm. The arm has one joint more than the task has equations, so the way there decides
-where the elbow ends; hence the same steps are taken here, only fewer, see `Solver`.
+where the elbow ends; hence the same steps are taken here, only fewer, see `Stage`.
 
 A motor of Bullet sets the speed of its joint, clipped to a maximum, as far as its torque reaches. Only the first two
-joints, which carry the most, are ever held up by that: see `SPEED_CHANGE`.
+joints, which carry the most, are ever held up by that: see `drive`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from envs import kuka_scene as scene
 from envs.device.kuka_arm import Frame, arm_frames
+from envs.device.kuka_dynamics import reachable_speeds
 
 Scalars = tuple[Any, ...]
 
@@ -29,8 +30,8 @@ JOINT_LIMITS = (2.96706, 2.0944, 2.96706, 2.0944, 2.96706, 2.0944, 3.05433)  # r
 SPEED_CHANGE = ((-0.33, 0.33), (-0.2, 0.3))
 
 
-class Solver(NamedTuple):
-    """Settings of inverse kinematics.
+class Stage(NamedTuple):
+    """Steps of inverse kinematics; a solver is a sequence of stages.
 
     Attributes:
         damping: Added to the diagonal of J J^T (m^2 and rad^2 alike).
@@ -43,34 +44,43 @@ class Solver(NamedTuple):
     steps: int
 
 
+Solver = tuple[Stage, ...]
+
 # PyBullet needs 3 to 6 steps for a point within reach; the angles after 4 are the same to 1e-5 rad, but for few.
-PRECISE = Solver(damping=1e-5, linearisations=4, steps=1)
-# Without damping from the caller PyBullet takes 0.5. Its 20 steps then leave a part of the error.
-DAMPED = Solver(damping=0.5, linearisations=5, steps=4)
+PRECISE: Solver = (Stage(damping=1e-5, linearisations=4, steps=1),)
+# Without damping from the caller PyBullet takes 0.5, and its 20 steps leave a part of the error. The later ones change
+# little, so that three of them can share a Jacobian: the angles differ by 0.5 mrad on average.
+DAMPED: Solver = (Stage(damping=0.5, linearisations=5, steps=1), Stage(damping=0.5, linearisations=5, steps=3))
 
 
 def inverse_kinematics(angles: Scalars, point: Scalars, solver: Solver) -> Scalars:
     """Angles (7 scalars, rad) that bring link 6, pointing down, to a point (3 scalars, m), from present angles on."""
+    for stage in solver:
+        # The stage is bound now: the loop below is traced before the next one.
+        angles = jax.lax.fori_loop(
+            0, stage.linearisations, lambda _, angles, stage=stage: _improved(angles, point, stage), angles
+        )
+    return angles
 
-    def improve(_: Any, angles: Scalars) -> Scalars:
-        frames = arm_frames(angles)
-        jacobian = _jacobian(frames)
-        factor = _cholesky(_gram(jacobian, solver.damping))
-        error = _error(frames[-1], point)
-        total: Scalars = (0.0,) * 6
-        for _ in range(solver.steps):
-            solved = _solve(factor, error)
-            total = tuple(a + b for a, b in zip(total, solved, strict=True))
-            # (J J^T + damping I) solved = error, so what the step leaves of the error is damping * solved.
-            error = tuple(solver.damping * value for value in solved)
-        step = tuple(sum(a * b for a, b in zip(column, total, strict=True)) for column in jacobian)
-        largest = abs(step[0])
-        for value in step[1:]:
-            largest = jnp.maximum(largest, abs(value))
-        scale = jnp.minimum(1.0, MAX_STEP / jnp.maximum(largest, MAX_STEP))
-        return tuple(angle + scale * change for angle, change in zip(angles, step, strict=True))
 
-    return jax.lax.fori_loop(0, solver.linearisations, improve, angles)
+def _improved(angles: Scalars, point: Scalars, stage: Stage) -> Scalars:
+    """The angles after the steps of one linearisation."""
+    frames = arm_frames(angles)
+    jacobian = _jacobian(frames)
+    factor = _cholesky(_gram(jacobian, stage.damping))
+    error = _error(frames[-1], point)
+    total: Scalars = (0.0,) * 6
+    for _ in range(stage.steps):
+        solved = _solve(factor, error)
+        total = tuple(a + b for a, b in zip(total, solved, strict=True))
+        # (J J^T + damping I) solved = error, so what the step leaves of the error is damping * solved.
+        error = tuple(stage.damping * value for value in solved)
+    step = tuple(sum(a * b for a, b in zip(column, total, strict=True)) for column in jacobian)
+    largest = abs(step[0])
+    for value in step[1:]:
+        largest = jnp.maximum(largest, abs(value))
+    scale = jnp.minimum(1.0, MAX_STEP / jnp.maximum(largest, MAX_STEP))
+    return tuple(angle + scale * change for angle, change in zip(angles, step, strict=True))
 
 
 def linear_response(angles: Scalars, solver: Solver) -> jax.Array:
@@ -89,28 +99,38 @@ def linear_response(angles: Scalars, solver: Solver) -> jax.Array:
     return jnp.stack(columns, axis=1)
 
 
-def drive(angles: Scalars, speeds: Scalars, targets: Scalars) -> tuple[Scalars, Scalars]:
+def drive(
+    angles: Scalars, speeds: Scalars, targets: Scalars, frames: tuple[Frame, ...] | None = None
+) -> tuple[Scalars, Scalars]:
     """One simulation step of the motors.
 
     Args:
         angles: Of joints 0 to 6 (rad), scalars.
-        speeds: Of joints 0 and 1 (rad/s).
+        speeds: Of joints 0 to 6 (rad/s), scalars.
         targets: Angles that joints 0 to 6 are to take.
+        frames: Frames of links 0 to 6, where the torques of joints 0 and 1 are to be computed; by default they are
+            held to `SPEED_CHANGE`, which does for targets that inverse kinematics finds.
 
     Returns:
         (angles, speeds) after the step.
     """
-    wanted = [
+    wanted = tuple(
         jnp.clip(scene.POSITION_GAIN * (target - angle) / scene.TIME_STEP, -scene.MAX_VELOCITY, scene.MAX_VELOCITY)
         for target, angle in zip(targets, angles, strict=True)
-    ]
-    for joint, ((low, high), speed) in enumerate(zip(SPEED_CHANGE, speeds, strict=True)):
-        wanted[joint] = jnp.clip(wanted[joint], speed + low, speed + high)
+    )
+    if frames is None:
+        limited = (
+            jnp.clip(speed, old + low, old + high)
+            for (low, high), old, speed in zip(SPEED_CHANGE, speeds, wanted, strict=False)
+        )
+        wanted = (*limited, *wanted[len(SPEED_CHANGE) :])
+    else:
+        wanted = reachable_speeds(frames, speeds, wanted)
     moved = tuple(
         jnp.clip(angle + speed * scene.TIME_STEP, -limit, limit)
         for angle, speed, limit in zip(angles, wanted, JOINT_LIMITS, strict=True)
     )
-    return moved, tuple(wanted[: len(SPEED_CHANGE)])
+    return moved, wanted
 
 
 def _error(effector: Frame, point: Scalars) -> Scalars:

@@ -62,7 +62,7 @@ def start_of(env: KukaButtonGymEnv) -> Start:
     states = p.getJointStates(env._arm.body, range(7), physicsClientId=env._client)
     arm = ArmState(
         np.array([state[0] for state in states], np.float32),
-        np.array([state[1] for state in states[:2]], np.float32),
+        np.array([state[1] for state in states], np.float32),
         np.array(env._arm._point, np.float32),
         np.array(env.getGroundTruth(), np.float32),
     )
