@@ -29,6 +29,7 @@ registered_rl: dict[str, tuple[type | str, AlgoType, list[ActionType]]] = {
     "ars": ("agents.ars:ARS", AlgoType.EVOLUTION_STRATEGIES, _BOTH),
     "ppo2": ("agents.ppo2:PPO2", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "random_agent": ("agents.random_agent:RandomAgent", AlgoType.OTHER, _BOTH),
+    "trpo": ("agents.trpo:TRPO", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
 }
 
 

@@ -30,7 +30,7 @@ from launch.runtime.plugin import load_plugin
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
-BUILT_IN = ("a2c", "ars", "ppo2", "random_agent")
+BUILT_IN = ("a2c", "ars", "ppo2", "random_agent", "trpo")
 
 
 def read(path: Path) -> str:
@@ -101,7 +101,8 @@ def test_options_are_documented_with_their_defaults(algo):
         if isinstance(option.search, tuple):
             assert tuple(map(float, search.split(" to "))) == option.search, option.flag
         else:
-            assert search == ("-" if option.search is None else "all"), option.flag
+            listed = "all" if option.choices else ", ".join(map(str, option.search or ["-"]))
+            assert search == ("-" if option.search is None else listed), option.flag
 
 
 def logged_metrics(algo: str) -> set[str]:
