@@ -27,6 +27,7 @@ _BOTH = [ActionType.DISCRETE, ActionType.CONTINUOUS]
 registered_rl: dict[str, tuple[type | str, AlgoType, list[ActionType]]] = {
     "a2c": ("agents.a2c:A2C", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "ars": ("agents.ars:ARS", AlgoType.EVOLUTION_STRATEGIES, _BOTH),
+    "ppo1": ("agents.ppo1:PPO1", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "ppo2": ("agents.ppo2:PPO2", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "random_agent": ("agents.random_agent:RandomAgent", AlgoType.OTHER, _BOTH),
     "trpo": ("agents.trpo:TRPO", AlgoType.REINFORCEMENT_LEARNING, _BOTH),

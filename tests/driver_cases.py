@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import a2c, ars, ppo2, random_agent, trpo
+from agents import a2c, ars, ppo1, ppo2, random_agent, trpo
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.common import Chunk, run_keys
@@ -132,6 +132,11 @@ def learner(name: str) -> Case:
         ),
         "a2c": (a2c.A2C, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "learning_rate": 0.05}),
         "ars": (ars.ARS, DISCRETE_DRIFT, {"num_population": 3}),
+        "ppo1": (
+            ppo1.PPO1,
+            DISCRETE_DRIFT,
+            {"num_cpu": 4, "timesteps_per_actorbatch": 8, "optim_batchsize": 4, "net_arch": (8,)},
+        ),
         "trpo": (
             trpo.TRPO,
             DRIFT,

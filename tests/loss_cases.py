@@ -31,7 +31,7 @@ HYPERS = {
         "alpha": 0.8,
         "epsilon": 1e-2,
     },
-    "ppo1": {"optim_stepsize": 0.1, "gamma": 0.9, "lam": 0.7, "clip_param": 0.2, "entcoeff": 0.3},
+    "ppo1": {"optim_stepsize": 0.1, "gamma": 0.9, "lam": 0.7, "clip_param": 0.35, "entcoeff": 0.3},
     "ppo2": {
         "learning_rate": 0.1,
         "gamma": 0.9,

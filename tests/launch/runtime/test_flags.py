@@ -20,7 +20,7 @@ from launch.runtime.flags import parse_train_args
 from launch.runtime.run_folder import create_run_folder
 
 ROOT = Path(__file__).resolve().parents[3]
-BUILT_IN = ("a2c", "ars", "ppo2", "random_agent", "trpo")
+BUILT_IN = ("a2c", "ars", "ppo1", "ppo2", "random_agent", "trpo")
 
 
 def parse(line: str) -> argparse.Namespace:
@@ -119,7 +119,7 @@ def test_simulator_follows_brax():
         ("--Seed 3", "unknown flag --Seed; did you mean --seed?"),
         ("-seed 3", "unknown flag -seed; did you mean --seed?"),
         ("--algo pp02", "unknown algorithm pp02; did you mean ppo2?"),
-        ("--algo xyz", "unknown algorithm xyz; choose one of a2c, ars, ppo2, random_agent, trpo"),
+        ("--algo xyz", "unknown algorithm xyz; choose one of a2c, ars, ppo1, ppo2, random_agent, trpo"),
         ("--env KukaButon-v0", "unknown environment KukaButon-v0; did you mean KukaButtonGymEnv-v0?"),
         ("--env cartpole-v1", "unknown environment cartpole-v1; did you mean CartPole-v1?"),
         ("--env zzz", "unknown environment zzz; the toolbox has KukaButtonGymEnv-v0, MobileRobotGymEnv-v0"),
