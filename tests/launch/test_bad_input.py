@@ -95,6 +95,8 @@ COMBINATIONS = [
     "--env brax/ant --simulator pybullet",
     "--env Pendulum-v1 --simulator jax --shape-reward",
     "--simulator jax",
+    "--data-parallel",
+    "--env CartPole-v1 --simulator pybullet --data-parallel",
     "--env Acrobot-v1 --simulator jax",
     "--resume nowhere",
     "--load-rl-model-path nowhere",
