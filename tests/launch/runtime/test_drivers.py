@@ -135,6 +135,18 @@ def test_runs_of_a_sweep_are_single_runs(four_runs: tuple[DeviceDriver, Chunk], 
     assert_same(alone.state, jax.tree.map(lambda x: x[runs], together.state), 1e-4)
 
 
+@pytest.mark.parametrize(("name", "swept"), [("trpo", {"max_kl": (0.01, 0.1)}), ("ppo1", {"clip_param": (0.01, 0.2)})])
+def test_runs_of_a_sweep_with_branches_are_single_runs(name: str, swept: dict[str, tuple[float, float]]) -> None:
+    """Under vmap a branch, as in TRPO's line search, computes both sides and has to choose."""
+    together = learner(name).device((3, 4), **swept)
+    report = run(together, 3)
+    for index in range(2):
+        runs = slice(index, index + 1)
+        alone = learner(name).device((3, 4)[runs], **{key: values[runs] for key, values in swept.items()})
+        assert_same_report(run(alone, 3), pick(report, runs), 1e-4)
+        assert_same(alone.state, jax.tree.map(lambda x, runs=runs: x[runs], together.state), 1e-4)
+
+
 def test_seeds_and_hyperparameters_matter() -> None:
     kernels = []
     for seed, rate in ((3, 1e-3), (4, 1e-3), (3, 0.05)):
