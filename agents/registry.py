@@ -31,9 +31,11 @@ registered_rl: dict[str, tuple[type | str, AlgoType, list[ActionType]]] = {
     "cma-es": ("agents.cma_es:CMAES", AlgoType.EVOLUTION_STRATEGIES, _BOTH),
     "ddpg": ("agents.ddpg:DDPG", AlgoType.REINFORCEMENT_LEARNING, [ActionType.CONTINUOUS]),
     "deepq": ("agents.deepq:DeepQ", AlgoType.REINFORCEMENT_LEARNING, [ActionType.DISCRETE]),
+    "ppo1": ("agents.ppo1:PPO1", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "ppo2": ("agents.ppo2:PPO2", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "random_agent": ("agents.random_agent:RandomAgent", AlgoType.OTHER, _BOTH),
     "sac": ("agents.sac:SAC", AlgoType.REINFORCEMENT_LEARNING, [ActionType.CONTINUOUS]),
+    "trpo": ("agents.trpo:TRPO", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
 }
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import a2c, acer, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
+from agents import a2c, acer, ars, cma_es, ddpg, deepq, ppo1, ppo2, random_agent, sac, trpo
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.common import Chunk, run_keys
@@ -157,6 +157,16 @@ def learner(name: str) -> Case:
             | {"buffer_size": 80, "batch_size": 16, "learning_rate": 0.01},
         ),
         "cma-es": (cma_es.CMAES, DISCRETE_DRIFT, {"num_population": 4, "num_episodes": 2, "net_arch": (3,)}),
+        "ppo1": (
+            ppo1.PPO1,
+            DISCRETE_DRIFT,
+            {"num_cpu": 4, "timesteps_per_actorbatch": 8, "optim_batchsize": 4, "net_arch": (8,)},
+        ),
+        "trpo": (
+            trpo.TRPO,
+            DRIFT,
+            {"num_cpu": 4, "timesteps_per_batch": 8, "vf_batchsize": 4, "net_arch": (8,), "vf_stepsize": 0.01},
+        ),
         "random_agent": (random_agent.RandomAgent, DISCRETE_DRIFT, {"num_cpu": 4, "n_steps": 3}),
     }[name]
     config, hyper = cls.configure(options)

@@ -110,7 +110,8 @@ def test_options_are_documented_with_their_defaults(algo):
         if isinstance(option.search, tuple):
             assert tuple(map(float, search.split(" to "))) == option.search, option.flag
         else:
-            assert search == ("-" if option.search is None else "all"), option.flag
+            listed = "all" if option.choices else ", ".join(map(str, option.search or ["-"]))
+            assert search == ("-" if option.search is None else listed), option.flag
 
 
 def logged_metrics(algo: str) -> set[str]:

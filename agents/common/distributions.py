@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,11 @@ class Categorical(NamedTuple):
         log_p = jax.nn.log_softmax(self.logits)
         return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
+    def kl(self, other: Any) -> jax.Array:
+        """Kullback-Leibler divergence [...] of another of these from this one."""
+        log_p = jax.nn.log_softmax(self.logits)
+        return jnp.sum(jnp.exp(log_p) * (log_p - jax.nn.log_softmax(other.logits)), axis=-1)
+
     def probabilities(self) -> jax.Array:
         """Probability [..., n] of every action."""
         return jax.nn.softmax(self.logits)
@@ -61,6 +66,12 @@ class DiagGaussian(NamedTuple):
     def entropy(self) -> jax.Array:
         """Differential entropy [...] in nats."""
         return jnp.sum(jnp.broadcast_to(self.log_std, self.mean.shape) + 0.5 * math.log(2 * math.pi * math.e), axis=-1)
+
+    def kl(self, other: Any) -> jax.Array:
+        """Kullback-Leibler divergence [...] of another of these from this one."""
+        gap = other.log_std - self.log_std
+        z = (self.mean - other.mean) * jnp.exp(-other.log_std)
+        return jnp.sum(gap + 0.5 * (jnp.exp(-2 * gap) + z**2 - 1), axis=-1)
 
     def probabilities(self) -> jax.Array:
         """The mean action [..., size]: what a chart of a continuous policy shows."""

@@ -160,6 +160,7 @@ def _add_training_flags(parser: FlagParser) -> None:
         metavar="NAME:V1,V2",
         help="Train one run per combination of these values (times --num-seeds), all at once.",
     )
+    add("--data-parallel", action="store_true", help="Spread the environments of a run, not the runs, over devices.")
     add("--num-workers", type=int, default=0, minimum=0, help="Simulation processes; 0 is one per processor core.")
     add("--load-rl-model-path", metavar="DIR", help="Start from the policy in this model folder.")
     add("--resume", metavar="DIR", help="Continue the run in this folder, with the flags it was begun with.")

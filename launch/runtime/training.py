@@ -33,7 +33,13 @@ MAX_BLOCK = 64  # iterations
 
 
 def build_driver(
-    algorithm: JaxAlgorithm, options: EnvOptions, config: Any, runs: Plan, num_timesteps: int, num_workers: int = 0
+    algorithm: JaxAlgorithm,
+    options: EnvOptions,
+    config: Any,
+    runs: Plan,
+    num_timesteps: int,
+    num_workers: int = 0,
+    data_parallel: bool = False,
 ) -> Driver:
     """Build environments, agent and the driver that joins them; nothing is allocated yet.
 
@@ -57,7 +63,7 @@ def build_driver(
 
         env = device_env(options)
         agent, iterations = agent_for(env.spec)
-        return DeviceDriver(env, agent, hyper, runs.seeds, iterations)
+        return DeviceDriver(env, agent, hyper, runs.seeds, iterations, data_parallel=data_parallel)
 
     from envs.host.vector import VectorPool
     from launch.runtime.drivers.host import HostDriver
@@ -103,7 +109,7 @@ def train(
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
-    driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers)
+    driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers, args.data_parallel)
     try:
         check_memory(driver, len(runs))
         return _Training(algorithm, args, options, config, runs, driver, callback).run()

@@ -38,6 +38,8 @@ def check_arguments(args: Namespace) -> None:
     """
     if args.real_robot is not None:
         check_robot(args.real_robot, args.simulator)
+    if args.data_parallel and args.simulator != "jax":
+        raise UsageError("--data-parallel needs --simulator=jax: worker processes are not on a device")
     _check_environment(args.env, args.simulator)
     _check_actions(args)
     _check_environment_flags(args)

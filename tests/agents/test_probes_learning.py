@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from agents import a2c, acer, ars, cma_es, ddpg, deepq, ppo2, random_agent, sac
+from agents import a2c, acer, ars, cma_es, ddpg, deepq, ppo1, ppo2, random_agent, sac, trpo
 from agents.common.normalizer import normalize
 from agents.common.on_policy import ActorCriticPolicy
 from agents.types import Agent, AgentState, Player
@@ -111,7 +111,16 @@ def actor_critic(agent: Agent, state: AgentState, spec: Spec, config: Any, obs: 
 
 A2C = {"num_cpu": 32, "learning_rate": 0.03, "gamma": GAMMA, "ent_coef": 0.0}
 PPO2 = {"num_cpu": 32, "n_steps": 8, "learning_rate": 0.02, "gamma": GAMMA, "ent_coef": 0.0, "nminibatches": 2}
-LEARNERS = {"a2c": (a2c, a2c.A2C, A2C), "ppo2": (ppo2, ppo2.PPO2, PPO2)}
+PPO1 = {"num_cpu": 32, "timesteps_per_actorbatch": 8, "optim_batchsize": 4, "optim_stepsize": 0.02}
+PPO1 |= {"gamma": GAMMA, "entcoeff": 0.0}
+TRPO = {"num_cpu": 32, "timesteps_per_batch": 8, "vf_batchsize": 4, "vf_stepsize": 0.02, "max_kl": 0.05}
+TRPO |= {"gamma": GAMMA, "entcoeff": 0.0, "fisher_stride": 1, "cg_iters": 10, "cg_damping": 0.01}
+LEARNERS = {
+    "a2c": (a2c, a2c.A2C, A2C),
+    "ppo1": (ppo1, ppo1.PPO1, PPO1),
+    "ppo2": (ppo2, ppo2.PPO2, PPO2),
+    "trpo": (trpo, trpo.TRPO, TRPO),
+}
 # A wide Gaussian is best placed off the best action, because what exceeds the bounds is clipped.
 NARROW = {"log_std_init": -1.0, "n_steps": 8, "learning_rate": 0.02, "lr_schedule": "linear"}
 
@@ -121,8 +130,12 @@ NARROW = {"log_std_init": -1.0, "n_steps": 8, "learning_rate": 0.02, "lr_schedul
     [
         ("a2c", True, False, 300),
         ("a2c", False, True, 1000),
+        ("ppo1", True, False, 100),
+        ("ppo1", False, True, 100),
         ("ppo2", False, False, 100),
         ("ppo2", True, True, 100),
+        ("trpo", True, False, 100),
+        ("trpo", False, True, 100),
     ],
 )
 def test_actor_critics_solve_all_probes(name: str, on_host: bool, continuous: bool, iterations: int) -> None:

@@ -25,6 +25,19 @@ PENDULUM = (
     "--algo=ppo2 --env=Pendulum-v1 -c --num-cpu=8 --n-steps=128 --nminibatches=16 --noptepochs=20 --activation=relu "
     "--noclip-value --learning-rate=5e-4 --gamma=0.95 --ent-coef=0 --num-timesteps=100000"
 )
+CARTPOLE_PPO1 = (
+    "--algo=ppo1 --env=CartPole-v1 --num-cpu=8 --optim-batchsize=8 --optim-epochs=10 --optim-stepsize=3e-4 "
+    "--entcoeff=0 --num-timesteps=100000 --eval-every=12500"
+)
+CARTPOLE_TRPO = (
+    "--algo=trpo --env=CartPole-v1 --num-cpu=2 --timesteps-per-batch=512 --vf-batchsize=64 --cg-iters=15 "
+    "--cg-damping=0.1 --vf-iters=20 --vf-stepsize=1e-3 --entcoeff=0 --num-timesteps=100000 --eval-every=25000"
+)
+PENDULUM_TRPO = (
+    "--algo=trpo --env=Pendulum-v1 -c --num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 "
+    "--cg-damping=0.1 --fisher-stride=1 --vf-iters=20 --vf-stepsize=1e-3 --entcoeff=0 --gamma=0.9 "
+    "--num-timesteps=100000 --eval-every=25000"
+)
 MOBILE = "--algo=ppo2 --env=MobileRobotGymEnv-v0 --random-target --num-cpu=32 --learning-rate=2e-3"
 JAX, HOST = "--simulator=jax", "--simulator=pybullet"
 MOBILE_CONTINUOUS = f"--env=MobileRobotGymEnv-v0 -c --random-target {JAX} --num-timesteps"
@@ -36,6 +49,9 @@ TRAININGS = {
     "ppo2-cartpole-host": (f"{CARTPOLE_PPO2} {HOST}", 500),
     "a2c-cartpole-device": (f"{CARTPOLE_A2C} {JAX}", 499),
     "a2c-cartpole-host": (f"{CARTPOLE_A2C} {HOST}", 499),
+    "ppo1-cartpole": (f"{CARTPOLE_PPO1} {JAX}", 500),
+    "trpo-cartpole": (f"{CARTPOLE_TRPO} {JAX}", 500),
+    "trpo-pendulum": (f"{PENDULUM_TRPO} {JAX}", -303),
     "ppo2-pendulum": (f"{PENDULUM} {JAX}", -200),
     "ppo2-mobile-robot": (f"{MOBILE} {JAX}", 225),
     "ars-kuka": ("--algo=ars --continuous", 4.5),

@@ -60,13 +60,24 @@ class DeviceDriver:
         seeds: Run seeds [K].
         iterations: Planned number of iterations; sets the clock's progress.
         max_chunk: Most iterations that one call of `run` plays.
+        data_parallel: Whether each run's environments, not the runs, are spread over all devices of all processes.
+
+    Raises:
+        ValueError: With `data_parallel`, the environments do not divide over the devices.
     """
 
     def __init__(
-        self, env: Any, agent: Agent, hyper: Any, seeds: np.ndarray, iterations: int, max_chunk: int = 64
+        self,
+        env: Any,
+        agent: Agent,
+        hyper: Any,
+        seeds: np.ndarray,
+        iterations: int,
+        max_chunk: int = 64,
+        data_parallel: bool = False,
     ) -> None:
         self.spec, self.agent, self.hyper = env.spec, agent, hyper
-        self.num_runs = len(seeds)
+        self.num_runs, self._data_parallel = len(seeds), data_parallel
         self.iteration = 0
         traits = agent.traits
         record = 9 * self.num_runs * traits.rollout_length * traits.num_envs
@@ -79,8 +90,8 @@ class DeviceDriver:
         self._shard()
         # Named explicitly: an inferred output sharding would differ from the input's and compile the chunk twice.
         play = over_runs(self._play_chunk, self.num_runs, (0, 0, 0, None, None, None))
-        self._chunk = jax.jit(play, donate_argnums=0, out_shardings=self._sharding)
-        self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)), out_shardings=self._sharding)
+        self._chunk = jax.jit(play, donate_argnums=0, out_shardings=(self._run_sharding, self._sharding))
+        self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)), out_shardings=self._run_sharding)
         self._evaluators: dict[tuple[int, bool], Any] = {}
         self._run: Run | None = None
 
@@ -111,7 +122,8 @@ class DeviceDriver:
         agent = self.state.agent if acting is None else self.state.agent._replace(acting=acting)
         if (episodes, explore) not in self._evaluators:
             play = partial(self._play_episodes, episodes=episodes, explore=explore)
-            self._evaluators[episodes, explore] = jax.jit(over_runs(play, self.num_runs, (0, None)))
+            evaluator = over_runs(play, self.num_runs, (0, None))
+            self._evaluators[episodes, explore] = jax.jit(evaluator, out_shardings=self._sharding)
         return np.asarray(self._evaluators[episodes, explore](agent, jax.random.key(seed)))
 
     def acting(self) -> Any:
@@ -125,7 +137,7 @@ class DeviceDriver:
     def adopt(self, acting: Any) -> None:
         """Play with these policies, leaves [K, ...], from now on."""
         run = self.state
-        self._run = run._replace(agent=run.agent._replace(acting=jax.device_put(acting, self._sharding)))
+        self._run = run._replace(agent=run.agent._replace(acting=_place(acting, self._sharding)))
 
     def checkpoint(self) -> Any:
         """All that a run consists of, so that a resumed run is bit-equal to an uninterrupted one."""
@@ -133,7 +145,7 @@ class DeviceDriver:
 
     def restore(self, tree: Any) -> None:
         """Continue from a checkpoint."""
-        self._run = jax.device_put(tree["run"], self._sharding)
+        self._run = Run(*map(_place, tree["run"], self._run_sharding))
         self.iteration = int(tree["iteration"])
 
     def memory(self) -> int:
@@ -149,12 +161,25 @@ class DeviceDriver:
         """Nothing to free."""
 
     def _shard(self) -> None:
-        """Spread the run axis over all devices where it divides evenly."""
-        devices = jax.local_devices()
-        if self.num_runs % len(devices):
-            devices = devices[:1]
-        self._sharding = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
-        self._keys, self.hyper = jax.device_put((self._keys, self.hyper), self._sharding)
+        """Spread the run axis over this process's devices where it divides evenly, or the environments over all.
+
+        Environments are spread by saying no more than where they are: losses are means over them, so the compiler
+        turns each gradient into an average over devices, and the learner is the same on every one of them.
+        """
+        if self._data_parallel:
+            devices, num_envs = jax.devices(), self.agent.traits.num_envs
+            if num_envs % len(devices):
+                raise ValueError(f"--data-parallel: {num_envs} environments do not divide over {len(devices)} devices")
+            mesh = Mesh(np.asarray(devices), ("env",))
+            self._sharding = NamedSharding(mesh, PartitionSpec())
+            spread = NamedSharding(mesh, PartitionSpec(None, "env"))
+        else:
+            devices = jax.local_devices()
+            if self.num_runs % len(devices):
+                devices = devices[:1]
+            self._sharding = spread = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
+        self._run_sharding = Run(*cast(Any, (self._sharding, *[spread] * 4)))
+        self._keys, self.hyper = _place((self._keys, self.hyper), self._sharding)
 
     def _env_keys(self, key: jax.Array) -> jax.Array:
         """Each environment's own key [N]."""
@@ -238,6 +263,13 @@ class DeviceDriver:
 
         carry = (jnp.int32(0), state, obs, self._player.begin(episodes), jnp.zeros(episodes), jnp.ones(episodes, bool))
         return jax.lax.while_loop(unfinished, step, carry)[4]
+
+
+def _place(tree: Any, sharding: NamedSharding) -> Any:
+    """Put a tree where it belongs; over several processes, each of which has the whole tree, by a program of all."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.jit(lambda x: x, out_shardings=sharding)(tree)
 
 
 def _episodes(reports: Report) -> Episodes:

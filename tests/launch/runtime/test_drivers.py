@@ -60,7 +60,8 @@ def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [("ppo2", (3,)), ("a2c", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)],
+    [("ppo2", (3,)), ("a2c", (3,)), ("trpo", (3,)), ("ppo1", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4))]
+    + [(name, (3, 4)) for name in OFF_POLICY],
 )
 def test_host_and_device_learn_the_same(name: str, seeds: tuple[int, ...]) -> None:
     on_device, on_host = learner(name).device(seeds), learner(name).host(seeds)
@@ -144,6 +145,18 @@ def test_runs_of_off_policy_sweeps_are_single_runs(name: str) -> None:
     reports = run(together, 3), run(alone, 3)
     assert_same_report(reports[1], pick(reports[0], slice(1, 2)), 1e-4)
     assert_same(alone.state, jax.tree.map(lambda x: x[1:2], together.state), 1e-4)
+
+
+@pytest.mark.parametrize(("name", "swept"), [("trpo", {"max_kl": (0.01, 0.1)}), ("ppo1", {"clip_param": (0.01, 0.2)})])
+def test_runs_of_a_sweep_with_branches_are_single_runs(name: str, swept: dict[str, tuple[float, float]]) -> None:
+    """Under vmap a branch, as in TRPO's line search, computes both sides and has to choose."""
+    together = learner(name).device((3, 4), **swept)
+    report = run(together, 3)
+    for index in range(2):
+        runs = slice(index, index + 1)
+        alone = learner(name).device((3, 4)[runs], **{key: values[runs] for key, values in swept.items()})
+        assert_same_report(run(alone, 3), pick(report, runs), 1e-4)
+        assert_same(alone.state, jax.tree.map(lambda x, runs=runs: x[runs], together.state), 1e-4)
 
 
 def test_seeds_and_hyperparameters_matter() -> None:
@@ -288,7 +301,8 @@ def test_a_chunk_is_no_longer_than_its_limit() -> None:
 
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [("ppo2", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4)), *((name, (3, 4)) for name in OFF_POLICY)],
+    [("ppo2", (3,)), ("trpo", (3,)), ("ppo1", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4))]
+    + [(name, (3, 4)) for name in OFF_POLICY],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, seeds: tuple[int, ...]) -> None:
     driver = learner(name).device(seeds)

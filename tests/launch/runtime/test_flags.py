@@ -20,7 +20,7 @@ from launch.runtime.flags import parse_train_args
 from launch.runtime.run_folder import create_run_folder
 
 ROOT = Path(__file__).resolve().parents[3]
-BUILT_IN = ("a2c", "ars", "cma-es", "ppo2", "random_agent")
+BUILT_IN = tuple(registered_rl)
 
 
 def module_of(algo: str) -> str:
@@ -126,7 +126,7 @@ def test_simulator_follows_brax():
         ("--Seed 3", "unknown flag --Seed; did you mean --seed?"),
         ("-seed 3", "unknown flag -seed; did you mean --seed?"),
         ("--algo pp02", "unknown algorithm pp02; did you mean ppo2?"),
-        ("--algo xyz", "unknown algorithm xyz; choose one of a2c, ars, cma-es, ppo2, random_agent"),
+        ("--algo xyz", "unknown algorithm xyz; choose one of " + ", ".join(registered_rl)),
         ("--env KukaButon-v0", "unknown environment KukaButon-v0; did you mean KukaButtonGymEnv-v0?"),
         ("--env cartpole-v1", "unknown environment cartpole-v1; did you mean CartPole-v1?"),
         ("--env zzz", "unknown environment zzz; the toolbox has KukaButtonGymEnv-v0, KukaRandButtonGymEnv-v0"),
@@ -140,7 +140,8 @@ def test_simulator_follows_brax():
         ("--srl-model ground_thruth", "did you mean ground_truth?"),
         ("--joints", "--joints needs --continuous"),
         ("-joints -c --env CartPole-v1", "--joints has no meaning for CartPole-v1"),
-        ("--simulator jax", "KukaButtonGymEnv-v0 has no JAX twin"),
+        ("--data-parallel", "--data-parallel needs --simulator=jax"),
+        ("--env CarRacingGymEnv-v0 --simulator jax", "CarRacingGymEnv-v0 has no JAX twin"),
         ("--sweep n_steps:1,2", "n_steps of ppo2 is static and cannot be swept in one run"),
         ("--sweep lerning_rate:1,2", "ppo2 has no hyperparameter lerning_rate to sweep; did you mean learning_rate?"),
         ("--hyperparam gama:1", "ppo2 has no hyperparameter gama; did you mean gamma?"),
