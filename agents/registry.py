@@ -26,6 +26,7 @@ _BOTH = [ActionType.DISCRETE, ActionType.CONTINUOUS]
 # CLASS is a class, or "module:Class" where importing it early would slow the command line down.
 registered_rl: dict[str, tuple[type | str, AlgoType, list[ActionType]]] = {
     "a2c": ("agents.a2c:A2C", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
+    "acktr": ("agents.acktr:ACKTR", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "ars": ("agents.ars:ARS", AlgoType.EVOLUTION_STRATEGIES, _BOTH),
     "ppo2": ("agents.ppo2:PPO2", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "random_agent": ("agents.random_agent:RandomAgent", AlgoType.OTHER, _BOTH),

@@ -30,7 +30,7 @@ from launch.runtime.plugin import load_plugin
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
-BUILT_IN = ("a2c", "ars", "ppo2", "random_agent")
+BUILT_IN = ("a2c", "acktr", "ars", "ppo2", "random_agent")
 
 
 def read(path: Path) -> str:

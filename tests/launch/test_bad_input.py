@@ -62,7 +62,7 @@ def test_good_command_lines_parse(line, tmp_path, monkeypatch):
 
 # --- generators of bad command lines: rng -> words -------------------------------------------------------------------
 
-ALGOS = ("a2c", "ars", "ppo2", "random_agent")
+ALGOS = ("a2c", "acktr", "ars", "ppo2", "random_agent")
 FLAGS = {algo: [*common_flags().names, *add_algorithm_flags(common_flags(), algo)] for algo in ALGOS}
 INTEGERS = ["num-timesteps", "seed", "num-stack", "action-repeat", "port", "num-seeds", "num-cpu", "n-steps"]
 INTEGERS += ["eval-episodes", "episode-window", "image-size", "nminibatches", "num-workers", "min-episodes-save"]

@@ -57,7 +57,7 @@ def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
 # -- the two agree ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("a2c", (3,)), ("ars", (3, 4))])
+@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("a2c", (3,)), ("acktr", (3,)), ("ars", (3, 4))])
 def test_host_and_device_learn_the_same(name: str, seeds: tuple[int, ...]) -> None:
     on_device, on_host = learner(name).device(seeds), learner(name).host(seeds)
     before = bits(on_device.acting())
@@ -266,7 +266,7 @@ def test_a_chunk_is_no_longer_than_its_limit() -> None:
     assert driver.iteration == MAX_CHUNK
 
 
-@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("ars", (3, 4))])
+@pytest.mark.parametrize(("name", "seeds"), [("ppo2", (3,)), ("acktr", (3, 4, 5, 6)), ("ars", (3, 4))])
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, seeds: tuple[int, ...]) -> None:
     driver = learner(name).device(seeds)
     run(driver, 2)

@@ -20,7 +20,7 @@ from launch.runtime.flags import parse_train_args
 from launch.runtime.run_folder import create_run_folder
 
 ROOT = Path(__file__).resolve().parents[3]
-BUILT_IN = ("a2c", "ars", "ppo2", "random_agent")
+BUILT_IN = ("a2c", "acktr", "ars", "ppo2", "random_agent")
 
 
 def parse(line: str) -> argparse.Namespace:
@@ -119,13 +119,13 @@ def test_simulator_follows_brax():
         ("--Seed 3", "unknown flag --Seed; did you mean --seed?"),
         ("-seed 3", "unknown flag -seed; did you mean --seed?"),
         ("--algo pp02", "unknown algorithm pp02; did you mean ppo2?"),
-        ("--algo xyz", "unknown algorithm xyz; choose one of a2c, ars, ppo2, random_agent"),
+        ("--algo xyz", "unknown algorithm xyz; choose one of a2c, acktr, ars, ppo2, random_agent"),
         ("--env KukaButon-v0", "unknown environment KukaButon-v0; did you mean KukaButtonGymEnv-v0?"),
         ("--env cartpole-v1", "unknown environment cartpole-v1; did you mean CartPole-v1?"),
         ("--env zzz", "unknown environment zzz; the toolbox has KukaButtonGymEnv-v0, MobileRobotGymEnv-v0"),
         ("--env brax/hoper", "unknown environment brax/hoper; did you mean brax/hopper?"),
         ("--max-step-amplitude 3", "--max-step-amplitude belongs to ars, not ppo2"),
-        ("--algo ars --max_grad_norm 3", "--max-grad-norm belongs to a2c and ppo2, not ars"),
+        ("--algo ars --max_grad_norm 3", "--max-grad-norm belongs to a2c and acktr and ppo2, not ars"),
         ("random-target", "unexpected argument 'random-target'; did you mean --random-target?"),
         ("--seed 1 --seed 2", "--seed is given twice, as 1 and as 2"),
         ("--seed --verbose", "--seed needs a value"),
