@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import subprocess
@@ -133,6 +134,19 @@ def test_runs_of_a_sweep_are_single_runs(four_runs: tuple[DeviceDriver, Chunk], 
     assert_same(alone.state, jax.tree.map(lambda x: x[runs], together.state), 1e-4)
 
 
+def test_natural_gradients_of_a_sweep_are_those_of_single_runs() -> None:
+    """Inverses of the Fisher factors of several runs are computed together."""
+    rates = (0.1, 0.2, 0.3, 0.4)
+    together = learner("acktr").device(SEEDS, learning_rate=rates)
+    report = run(together, 4)
+    assert (report.metrics["trust_region_scale"] < 1).any()
+    for index in (0, 3):
+        alone = learner("acktr").device([SEEDS[index]], learning_rate=[rates[index]])
+        runs = slice(index, index + 1)
+        assert_same_report(run(alone, 4), pick(report, runs), 1e-3)
+        assert_same(alone.acting(), jax.tree.map(operator.itemgetter(runs), together.acting()), 1e-3)
+
+
 def test_seeds_and_hyperparameters_matter() -> None:
     kernels = []
     for seed, rate in ((3, 1e-3), (4, 1e-3), (3, 0.05)):
@@ -238,15 +252,22 @@ def test_host_driver_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
         assert compilations(caplog) == []
 
 
-def test_learners_compile_once(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("ppo2", {"learning_rate": [0.1], "gamma": [0.5], "cliprange": [0.3]}),
+        ("acktr", {"learning_rate": [0.1], "kfac_clip": [0.5], "damping": [0.3]}),
+    ],
+)
+def test_learners_compile_once(name: str, hyper: dict[str, list[float]], caplog: pytest.LogCaptureFixture) -> None:
     """The programs that the tests above have left behind take whatever numbers come."""
-    drivers = [build(learner("ppo2"), (5,)) for build in (Case.device, Case.host)]
+    drivers = [build(learner(name), (5,)) for build in (Case.device, Case.host)]
     for driver in drivers:
         driver.run(1)
     with jax.log_compiles():
         for driver in drivers:
             driver.run(2)
-            give(driver, learner("ppo2").tree(1, learning_rate=[0.1], gamma=[0.5], cliprange=[0.3]), (9,))
+            give(driver, learner(name).tree(1, **hyper), (9,))
             driver.run(2)
         assert compilations(caplog) == []
 
