@@ -27,6 +27,7 @@ _BOTH = [ActionType.DISCRETE, ActionType.CONTINUOUS]
 registered_rl: dict[str, tuple[type | str, AlgoType, list[ActionType]]] = {
     "a2c": ("agents.a2c:A2C", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "acer": ("agents.acer:ACER", AlgoType.REINFORCEMENT_LEARNING, [ActionType.DISCRETE]),
+    "acktr": ("agents.acktr:ACKTR", AlgoType.REINFORCEMENT_LEARNING, _BOTH),
     "ars": ("agents.ars:ARS", AlgoType.EVOLUTION_STRATEGIES, _BOTH),
     "cma-es": ("agents.cma_es:CMAES", AlgoType.EVOLUTION_STRATEGIES, _BOTH),
     "ddpg": ("agents.ddpg:DDPG", AlgoType.REINFORCEMENT_LEARNING, [ActionType.CONTINUOUS]),

@@ -66,6 +66,22 @@ def _convolve_by_matmuls(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Ar
     return out
 
 
+def patches(x: jax.Array, side: int, stride: int) -> jax.Array:
+    """What a valid convolution sees of pictures [n, height, width, channels], for a `stride` that divides `side`.
+
+    Returns:
+        [n, height', width', side * side * channels], in the order of a kernel [side, side, channels, out].
+    """
+    n, positions, channels = x.shape[0], side // stride, x.shape[3]
+    height, width = ((size - side) // stride + 1 for size in x.shape[1:3])
+    rows, columns = height + positions - 1, width + positions - 1
+    x = x[:, : rows * stride, : columns * stride].reshape(n, rows, stride, columns, stride, channels)
+    seen = [[x[:, i : i + height, :, j : j + width] for j in range(positions)] for i in range(positions)]
+    # Axes: place of the square in the patch (2), picture, row, row within it, column, column within it, channel.
+    stacked = jnp.stack([jnp.stack(row) for row in seen]).transpose(2, 3, 5, 0, 4, 1, 6, 7)
+    return stacked.reshape(n, height, width, side * side * channels)
+
+
 class Conv(nn.Module):
     """Valid convolution with bias, orthogonal(sqrt 2); `stride` divides the kernel's side.
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents import a2c, acer, ars, cma_es, ddpg, deepq, ppo1, ppo2, random_agent, sac, trpo
+from agents import a2c, acer, acktr, ars, cma_es, ddpg, deepq, ppo1, ppo2, random_agent, sac, trpo
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Box, Discrete, Spec, TimeStep
 from launch.runtime.drivers.common import Chunk, run_keys
@@ -131,6 +131,7 @@ def learner(name: str) -> Case:
             {"num_cpu": 4, "n_steps": 8, "noptepochs": 2, "net_arch": (8,), "learning_rate": 0.01},
         ),
         "a2c": (a2c.A2C, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "learning_rate": 0.05}),
+        "acktr": (acktr.ACKTR, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "cold_iterations": 1}),
         "ars": (ars.ARS, DISCRETE_DRIFT, {"num_population": 3}),
         "acer": (
             acer.ACER,

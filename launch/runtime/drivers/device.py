@@ -178,7 +178,7 @@ class DeviceDriver:
             if self.num_runs % len(devices):
                 devices = devices[:1]
             self._sharding = spread = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
-        self._run_sharding = Run(*cast(Any, (self._sharding, *[spread] * 4)))
+        self._run_sharding = Run(*cast(Any, (self._sharding, *[spread] * (len(Run._fields) - 1))))
         self._keys, self.hyper = _place((self._keys, self.hyper), self._sharding)
 
     def _env_keys(self, key: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 import subprocess
@@ -60,7 +61,15 @@ def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [("ppo2", (3,)), ("a2c", (3,)), ("trpo", (3,)), ("ppo1", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4))]
+    [
+        ("ppo2", (3,)),
+        ("a2c", (3,)),
+        ("acktr", (3,)),
+        ("trpo", (3,)),
+        ("ppo1", (3,)),
+        ("ars", (3, 4)),
+        ("cma-es", (3, 4)),
+    ]
     + [(name, (3, 4)) for name in OFF_POLICY],
 )
 def test_host_and_device_learn_the_same(name: str, seeds: tuple[int, ...]) -> None:
@@ -157,6 +166,19 @@ def test_runs_of_a_sweep_with_branches_are_single_runs(name: str, swept: dict[st
         alone = learner(name).device((3, 4)[runs], **{key: values[runs] for key, values in swept.items()})
         assert_same_report(run(alone, 3), pick(report, runs), 1e-4)
         assert_same(alone.state, jax.tree.map(lambda x, runs=runs: x[runs], together.state), 1e-4)
+
+
+def test_natural_gradients_of_a_sweep_are_those_of_single_runs() -> None:
+    """Inverses of the Fisher factors of several runs are computed together."""
+    rates = (0.1, 0.2, 0.3, 0.4)
+    together = learner("acktr").device(SEEDS, learning_rate=rates)
+    report = run(together, 4)
+    assert (report.metrics["trust_region_scale"] < 1).any()
+    for index in (0, 3):
+        alone = learner("acktr").device([SEEDS[index]], learning_rate=[rates[index]])
+        runs = slice(index, index + 1)
+        assert_same_report(run(alone, 4), pick(report, runs), 1e-3)
+        assert_same(alone.acting(), jax.tree.map(operator.itemgetter(runs), together.acting()), 1e-3)
 
 
 def test_seeds_and_hyperparameters_matter() -> None:
@@ -268,6 +290,7 @@ def test_host_driver_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
     ("name", "seeds", "changes"),
     [
         ("ppo2", (5,), {"learning_rate": [0.1], "gamma": [0.5], "cliprange": [0.3]}),
+        ("acktr", (5,), {"learning_rate": [0.1], "kfac_clip": [0.5], "damping": [0.3]}),
         ("cma-es", (5, 6), {"mu": [0.1, 0.2], "sigma": [0.5, 0.3]}),
     ],
 )
@@ -301,7 +324,7 @@ def test_a_chunk_is_no_longer_than_its_limit() -> None:
 
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [("ppo2", (3,)), ("trpo", (3,)), ("ppo1", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4))]
+    [("ppo2", (3,)), ("acktr", (3, 4, 5, 6)), ("trpo", (3,)), ("ppo1", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4))]
     + [(name, (3, 4)) for name in OFF_POLICY],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, seeds: tuple[int, ...]) -> None:

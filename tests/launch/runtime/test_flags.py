@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agents.options import declared
-from agents.registry import ActionType, AlgoType, registered_rl
+from agents.registry import ActionType, registered_rl
 from launch.runtime.algorithm_flags import algorithm_options, config_and_hyper
 from launch.runtime.errors import HelpRequested, UsageError, nearest, run_command
 from launch.runtime.flag_parser import FlagParser
@@ -129,10 +129,13 @@ def test_simulator_follows_brax():
         ("--algo xyz", "unknown algorithm xyz; choose one of " + ", ".join(registered_rl)),
         ("--env KukaButon-v0", "unknown environment KukaButon-v0; did you mean KukaButtonGymEnv-v0?"),
         ("--env cartpole-v1", "unknown environment cartpole-v1; did you mean CartPole-v1?"),
-        ("--env zzz", "unknown environment zzz; the toolbox has KukaButtonGymEnv-v0, KukaRandButtonGymEnv-v0"),
+        ("--env zzz", "unknown environment zzz; the toolbox has CarRacingGymEnv-v0, KukaButtonGymEnv-v0"),
         ("--env brax/hoper", "unknown environment brax/hoper; did you mean brax/hopper?"),
         ("--max-step-amplitude 3", "--max-step-amplitude belongs to ars, not ppo2"),
-        ("--algo ars --max_grad_norm 3", "--max-grad-norm belongs to a2c and ppo2, not ars"),
+        (
+            "--algo ars --max_grad_norm 3",
+            "--max-grad-norm belongs to a2c and acer and acktr and deepq and ppo2, not ars",
+        ),
         ("random-target", "unexpected argument 'random-target'; did you mean --random-target?"),
         ("--seed 1 --seed 2", "--seed is given twice, as 1 and as 2"),
         ("--seed --verbose", "--seed needs a value"),
@@ -164,7 +167,7 @@ def test_nearest_ignores_case_and_gives_up():
 
 @pytest.mark.parametrize("algo", BUILT_IN)
 def test_flags_come_from_the_declarations(algo):
-    args = parse(f"--algo {algo}")
+    args = parse(f"--algo {algo}" + ("" if ActionType.DISCRETE in registered_rl[algo][2] else " -c"))
     config, hyper = declared(module_of(algo))
     static, traced = config_and_hyper(args)
     assert config(**static) == config() and hyper(**traced) == hyper()
