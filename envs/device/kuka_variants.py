@@ -21,6 +21,7 @@ class Kuka2ButtonTwin(KukaButtonTwin):
     N_STEPS_OUTSIDE: ClassVar[int] = scene.TWO_N_STEPS_OUTSIDE
     SOLVER: ClassVar[Solver] = DAMPED
     TARGET_Z: ClassVar[float] = scene.TWO_TARGET_Z
+    PRESSES_ON: ClassVar[bool] = True
 
     def __init__(
         self,
