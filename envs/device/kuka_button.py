@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from envs import kuka_scene as scene
 from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, arm_frames, gripper_frames, link_poses, transform
 from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, tip_points, touches
-from envs.device.kuka_motion import PRECISE, Solver, drive, inverse_kinematics, linear_response
+from envs.device.kuka_motion import PRECISE, Solver, drive, held_up, inverse_kinematics, linear_response
 from envs.render.kuka_picture import ONE_BUTTON, KukaRenderer, KukaScene
 from envs.render.rasteriser import Poses, poses_of
 from envs.types import Box, Discrete, Spec, TimeStep
@@ -89,6 +89,8 @@ class KukaButtonTwin:
     N_STEPS_OUTSIDE: ClassVar[int] = scene.N_STEPS_OUTSIDE_SAFETY_SPHERE
     BONUS_WHEN_DISCRETE: ClassVar[bool] = False
     BUTTON_STANDS: ClassVar[bool] = True
+    # Whether an episode goes on after 5 contacts, so that the arm may press until its fingers are folded.
+    PRESSES_ON: ClassVar[bool] = False
     SOLVER: ClassVar[Solver] = PRECISE
     SCENE: ClassVar[KukaScene] = ONE_BUTTON
     # Height of the target point (m).
@@ -275,13 +277,18 @@ class KukaButtonTwin:
         """One simulation step, in which PyBullet looks for contacts before it moves the arm."""
         frames = arm_frames(tuple(arm.angles))
         gripper = gripper_frames(frames[-1], _REST)
-        touch = touches(tip_points(gripper[3], gripper[6]), buttons, self.BUTTON_STANDS)
-        finger = jnp.stack(transform(gripper[1], CENTRES_OF_MASS[scene.FINGER_LINK]))
+        tips = tip_points(gripper[3], gripper[6])
+        touch = touches(tips, buttons, self.BUTTON_STANDS)
         if self._action_joints:
-            return _move(arm, arm.angles + command, frames)._replace(finger=finger), touch
-        arm = arm._replace(point=self._displaced(arm.point, command))
-        targets = jnp.stack(inverse_kinematics(tuple(arm.angles), tuple(arm.point), self.SOLVER))
-        return _move(arm, targets)._replace(finger=finger), touch
+            moved = _move(arm, arm.angles + command, frames)
+        else:
+            arm = arm._replace(point=self._displaced(arm.point, command))
+            moved = _move(arm, jnp.stack(inverse_kinematics(tuple(arm.angles), tuple(arm.point), self.SOLVER)))
+        if self.PRESSES_ON:
+            held = held_up(tuple(arm.angles), tuple(moved.angles), frames, tips[0][0])
+            moved = moved._replace(angles=jnp.where(touch.blocked, jnp.stack(held), moved.angles))
+        finger = jnp.stack(transform(gripper[1], CENTRES_OF_MASS[scene.FINGER_LINK]))
+        return moved._replace(finger=finger), touch
 
     def _judge(self, state: KukaState, touch: Touch) -> tuple[KukaState, jax.Array, jax.Array]:
         """(state, reward, terminated) of the step just simulated."""

@@ -2,7 +2,7 @@
 
 The lowest parts of the gripper are the lower edges of its two finger tips, 12 mm long; three points of each stand for
 them. In PyBullet the tips give way (2 N m hold them) and fold up, so that the arm goes on almost as if nothing were
-there; contacts do not change its motion here.
+there, until they are folded and the arm cannot sink further: see `FOLDED`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ CAP_DOWN = 0.005  # of the cap's frame above the base while it is not driven
 CAP_UP = 0.01  # how far the cap is driven up in every step; at a reset it is down
 _CAP_TOP, _BODY_TOP = BUTTON_Z + 0.035 + CAP_UP, BUTTON_Z + 0.03
 _TABLE_TOP, _TABLE_X, _TABLE_Y = -0.195, (-0.25, 1.25), 0.5
+FOLDED = 0.03  # how deep below a cap's top the arm can bring its tips, were they stiff
 _MARGIN, _NEAR = 0.001, 0.00073
 _CAP_RADIUS, _BODY_RADIUS = 0.09 + 2 * _MARGIN, 0.1 + 2 * _MARGIN
 
@@ -47,11 +48,13 @@ class Touch(NamedTuple):
         cap: bool [buttons], whether it touches the button's cap.
         body: bool [buttons], whether it touches the green parts of the button.
         table: bool [], whether it touches the table.
+        blocked: bool [], whether a folded tip on a cap keeps the arm from sinking.
     """
 
     cap: jax.Array
     body: jax.Array
     table: jax.Array
+    blocked: jax.Array
 
 
 def tip_points(left_tip: Frame, right_tip: Frame) -> tuple[tuple[Vector, ...], ...]:
@@ -70,7 +73,7 @@ def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array, stand: boo
             that is moved by being placed does not, it ends up inside the tip.
     """
     no = jnp.zeros((), bool)
-    cap, body, table = [no] * len(buttons), [no] * len(buttons), no
+    cap, body, table, blocked = [no] * len(buttons), [no] * len(buttons), no, no
     for tip in tips:
         over_table = [
             (z < _TABLE_TOP + _MARGIN + _NEAR) & (x > _TABLE_X[0]) & (x < _TABLE_X[1]) & (abs(y) < _TABLE_Y)
@@ -92,9 +95,11 @@ def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array, stand: boo
             off = _any(on_body[:edge]) & stand
             cap[index] |= _any(on_cap[:edge]) | (_any(on_cap[edge:]) & ~off)
             body[index] |= _any(on_body)
+            for inside, (_, _, z) in zip(above[:edge], tip, strict=False):
+                blocked |= inside & (z < _CAP_TOP - FOLDED)
             over_table = [over & ~inside for over, inside in zip(over_table, above, strict=True)]
         table |= _any(over_table)
-    return Touch(jnp.stack(cap), jnp.stack(body), table)
+    return Touch(jnp.stack(cap), jnp.stack(body), table, blocked)
 
 
 def _any(flags: list[jax.Array]) -> jax.Array:

@@ -24,6 +24,7 @@ class Kuka2ButtonTwin(KukaButtonTwin):
     SOLVER: ClassVar[Solver] = DAMPED
     SCENE: ClassVar[KukaScene] = TWO_BUTTONS
     TARGET_Z: ClassVar[float] = scene.TWO_TARGET_Z
+    PRESSES_ON: ClassVar[bool] = True
 
     def __init__(
         self,
