@@ -56,7 +56,7 @@ def scene_pictures(env_id: str, image_size: int) -> list[tuple[str, np.ndarray]]
 
     Returns:
         (label, uint8 [image_size, image_size, 3]) of each camera: the host's, then the twin's of the same situation,
-        where there is one that tells how to get into it (`state_of`).
+        where there is one that can draw it (`draw`) or get into it (`state_of`).
     """
     quiet_import("pybullet")
     cls = resolve(registered_env[env_id][0])
@@ -74,22 +74,26 @@ def scene_pictures(env_id: str, image_size: int) -> list[tuple[str, np.ndarray]]
             if terminated or truncated:
                 observation, _ = host.reset()
         pictures = _split("host", observation)
-        twin = _twin(env_id, options)
-        if twin is not None:
-            import jax
-
-            pictures += _split("JAX twin", np.asarray(jax.jit(twin.observe)(twin.state_of(host))))
+        drawn = _drawn_by_twin(env_id, options, host)
+        if drawn is not None:
+            pictures += _split("JAX twin", drawn)
     finally:
         host.close()
     return pictures
 
 
-def _twin(env_id: str, options: dict[str, Any]) -> Any:
-    """The twin, if there is one that draws and can be put into the host's situation."""
+def _drawn_by_twin(env_id: str, options: dict[str, Any], host: Any) -> np.ndarray | None:
+    """The twin's picture of the host's situation, uint8 [image_size, image_size, channels], if there is one."""
     if env_id not in registered_twin:
         return None
-    cls = resolve(registered_twin[env_id])
-    return cls(**options) if hasattr(cls, "state_of") and hasattr(cls, "observe") else None
+    import jax
+
+    twin = resolve(registered_twin[env_id])(**options)
+    if hasattr(twin, "draw"):
+        return np.asarray(jax.jit(twin.draw)(host.scene_poses().ravel()))
+    if hasattr(twin, "state_of") and hasattr(twin, "observe"):
+        return np.asarray(jax.jit(twin.observe)(twin.state_of(host)))
+    return None
 
 
 def _split(simulator: str, observation: np.ndarray) -> list[tuple[str, np.ndarray]]:
