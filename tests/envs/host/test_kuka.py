@@ -6,6 +6,7 @@ import numpy as np
 import pybullet as p
 import pytest
 
+from benchmarks import greedy
 from envs.host import kuka, kuka_button
 from envs.host.kuka_button import BUTTON_LINK, KukaButtonGymEnv
 
@@ -370,44 +371,9 @@ def test_environments_do_not_share_a_simulation(make):
 # The task can be solved: scripted controllers press the button five times
 
 
-def greedy_discrete(env):
-    """Close the larger horizontal error, then go down."""
-    error = env.getSRLState()[:2]
-    axis = int(np.argmax(np.abs(error)))
-    return DOWN if abs(error[axis]) < 0.03 else 2 * axis + int(error[axis] < 0)
-
-
-def greedy_continuous(env):
-    """Go towards the axis of the button, and down once it is near."""
-    error = env.getSRLState()[:2]
-    return np.array([*np.clip(-error / 0.05, -1, 1), -1.0 if np.abs(error).max() < 0.05 else 0.0])
-
-
-def greedy_joints(env):
-    """Turn the joints towards the inverse kinematics of a point a little nearer to the button."""
-    error = env.getSRLState()
-    client, arm = env._client, env._arm
-    goal = np.array(p.getLinkState(arm.body, kuka.EFFECTOR_LINK, physicsClientId=client)[4])
-    goal[:2] -= np.clip(error[:2], -0.02, 0.02)
-    goal[2] -= 0.02 * (np.abs(error[:2]).max() < 0.05)
-    angles = p.calculateInverseKinematics(
-        arm.body,
-        kuka.EFFECTOR_LINK,
-        goal,
-        kuka.POINTING_DOWN,
-        jointDamping=kuka.JOINT_DAMPING,
-        physicsClientId=client,
-    )
-    return np.clip((np.array(angles) - arm.joint_positions()[:12])[:7] / 0.1, -1, 1)
-
-
 @pytest.mark.parametrize("random_target", [False, True])
-@pytest.mark.parametrize(
-    ("controller", "options"),
-    [(greedy_discrete, {}), (greedy_continuous, {"is_discrete": False}), (greedy_joints, JOINTS)],
-)
-def test_scripted_controllers_reach_the_optimum(make, controller, options, random_target):
+@pytest.mark.parametrize("options", [{}, {"is_discrete": False}, JOINTS])
+def test_scripted_controllers_reach_the_optimum(make, options, random_target):
     env = make(random_target=random_target, **options)
-    for seed in range(3):
-        _, rewards, terminated, _ = play(env, controller, seed=seed)
-        assert terminated and rewards.sum() == 5
+    returns, _ = greedy.play(env, greedy.controller_for(env), episodes=3)
+    np.testing.assert_array_equal(returns, 5)

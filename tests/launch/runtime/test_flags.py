@@ -122,7 +122,7 @@ def test_simulator_follows_brax():
         ("--algo xyz", "unknown algorithm xyz; choose one of a2c, ars, ppo2, random_agent"),
         ("--env KukaButon-v0", "unknown environment KukaButon-v0; did you mean KukaButtonGymEnv-v0?"),
         ("--env cartpole-v1", "unknown environment cartpole-v1; did you mean CartPole-v1?"),
-        ("--env zzz", "unknown environment zzz; the toolbox has KukaButtonGymEnv-v0, MobileRobotGymEnv-v0"),
+        ("--env zzz", "unknown environment zzz; the toolbox has KukaButtonGymEnv-v0, KukaRandButtonGymEnv-v0"),
         ("--env brax/hoper", "unknown environment brax/hoper; did you mean brax/hopper?"),
         ("--max-step-amplitude 3", "--max-step-amplitude belongs to ars, not ppo2"),
         ("--algo ars --max_grad_norm 3", "--max-grad-norm belongs to a2c and ppo2, not ars"),
