@@ -133,7 +133,7 @@ def test_simulator_follows_brax():
         ("--srl-model ground_thruth", "did you mean ground_truth?"),
         ("--joints", "--joints needs --continuous"),
         ("-joints -c --env CartPole-v1", "--joints has no meaning for CartPole-v1"),
-        ("--simulator jax", "KukaButtonGymEnv-v0 has no JAX twin"),
+        ("--simulator jax --env Acrobot-v1", "Acrobot-v1 has no JAX twin"),
         ("--sweep n_steps:1,2", "n_steps of ppo2 is static and cannot be swept in one run"),
         ("--sweep lerning_rate:1,2", "ppo2 has no hyperparameter lerning_rate to sweep; did you mean learning_rate?"),
         ("--hyperparam gama:1", "ppo2 has no hyperparameter gama; did you mean gamma?"),
