@@ -157,9 +157,14 @@ def _error(effector: Frame, point: Scalars) -> Scalars:
     # Sine times axis, and cosine, of the rotation that brings the frame to x = -x, y = y, z = -z of the world.
     turn = ((-zy - yz) / 2, (zx - xz) / 2, (yx + xy) / 2)
     cosine = (yy - xx - zz - 1) / 2
-    # The floor keeps 0 / 0 away; below it the ratio is 1 to all digits.
-    sine = jnp.sqrt(jnp.maximum(turn[0] * turn[0] + turn[1] * turn[1] + turn[2] * turn[2], 1e-12))
-    ratio = jnp.arctan2(sine, cosine) / sine
+    # The ratio of angle and sine by a quarter of the angle, whose tangent never exceeds 1: the series is exact to
+    # 1e-5 for angles up to 90 degrees and to 6 % at 180. A call of atan2 would break the loop apart, see `cosine_sine`.
+    squared = turn[0] * turn[0] + turn[1] * turn[1] + turn[2] * turn[2]
+    sine = jnp.sqrt(jnp.maximum(squared, 1e-12))  # the floor keeps 0 / 0 away
+    half = sine / jnp.maximum(1 + cosine, 1e-6)
+    quarter = half / (1 + jnp.sqrt(1 + half * half))
+    square = quarter * quarter
+    ratio = 4 * quarter / sine * (1 - square * (1 / 3 - square * (1 / 5 - square * (1 / 7 - square / 9))))
     missing = tuple(goal - here for goal, here in zip(point, effector.origin, strict=True))
     return (*missing, *(ratio * component for component in turn))
 

@@ -45,12 +45,18 @@ def quiet(cls: type) -> type:
 
 
 def goal_directed(env: Any, rng: np.random.Generator) -> Any:
-    """An action towards the target: first above the button, then down; one of ten is random."""
+    """An action towards the target: above the button, then down; one of ten is random.
+
+    Where the arm may rise it does so first if the button is far: fingers that press are not dragged across.
+    """
     if rng.random() < 0.1:
         return env.action_space.sample()
-    offset = (env.getTargetPos() - env.getGroundTruth())[:2]
+    offset = env.getTargetPos() - env.getGroundTruth()
+    rises = not env.force_down and np.abs(offset[:2]).max() > 0.05 and offset[2] > 0.05
     if not env.is_discrete:
-        return np.clip([offset[0] / 0.05, offset[1] / 0.05, -1.0], -1, 1).astype(np.float32)
+        return np.clip([offset[0] / 0.05, offset[1] / 0.05, 1.0 if rises else -1.0], -1, 1).astype(np.float32)
+    if rises:
+        return 5
     for axis in (0, 1):
         if abs(offset[axis]) > 0.02:
             return 2 * axis + int(offset[axis] > 0)

@@ -1,0 +1,205 @@
+"""The arm tasks in JAX against the PyBullet environments: positions, contacts, endings, starts and noise."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs.device.batch import BatchEnv
+from envs.device.kuka_button import KukaButtonTwin
+from envs.device.kuka_variants import Kuka2ButtonTwin, KukaMovingButtonTwin, KukaRandButtonTwin
+from envs.host.gymnasium_env import spec_of
+from envs.host.kuka_button import KukaButtonGymEnv
+from envs.host.kuka_variants import Kuka2ButtonGymEnv, KukaMovingButtonGymEnv, KukaRandButtonGymEnv
+from tests.envs.device.kuka_pairs import Played, play_host, play_twin, quiet
+
+PAIRS = {
+    "button": (KukaButtonGymEnv, KukaButtonTwin),
+    "rand": (KukaRandButtonGymEnv, KukaRandButtonTwin),
+    "two": (Kuka2ButtonGymEnv, Kuka2ButtonTwin),
+    "moving": (KukaMovingButtonGymEnv, KukaMovingButtonTwin),
+}
+RANDOM_TARGET = {"random_target": True}
+CONTINUOUS = {"is_discrete": False, "random_target": True}
+JOINTS = {"is_discrete": False, "action_joints": True}
+
+
+def length(played: Played) -> np.ndarray:
+    """Steps of each episode."""
+    ended = played.terminated | played.truncated
+    return np.where(ended.any(1), ended.argmax(1) + 1, ended.shape[1])
+
+
+def first_contact(played: Played) -> np.ndarray:
+    """Index of the first step of each episode that pays for a contact; far beyond its end without one."""
+    paid = played.reward > 0
+    return np.where(paid.any(1), paid.argmax(1), 10**6)
+
+
+def check_agreement(name: str, options: dict, policy: str, episodes: int) -> None:
+    """Hold a twin to its PyBullet environment over episodes with the same actions and without noise."""
+    host_class, twin_class = PAIRS[name]
+    host = quiet(host_class)(**options)
+    starts, actions, theirs = play_host(host, episodes, policy, 3, host.max_episode_steps)
+    host.close()
+    ours = play_twin(quiet(twin_class)(**options), starts, actions)
+    both = np.arange(theirs.reward.shape[1]) < np.minimum(length(theirs), length(ours))[:, None]
+    error = np.linalg.norm(theirs.position - ours.position, axis=-1)[both]
+    assert error.mean() < 0.004
+    assert error.max() < 0.015
+    assert (np.abs(first_contact(theirs) - first_contact(ours)) <= 5).mean() >= 0.95
+    reasons = [(p.terminated[:, -1], p.truncated[:, -1], np.sign(p.reward[:, -1])) for p in (theirs, ours)]
+    same = np.all([a == b for a, b in zip(*reasons, strict=True)], axis=0)
+    assert same.mean() >= 0.95, "a tip that grazes the edge of a button may end either way"
+    # The observation is what the position tells, and the joints, if asked for.
+    assert np.abs(theirs.obs - ours.obs)[both][:, :3].mean() < 0.004
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "policy"),
+    [
+        ("button", {}, "goal"),
+        ("button", CONTINUOUS | {"action_repeat": 3, "force_down": False}, "goal"),
+        ("button", JOINTS | {"srl_model": "joints_position"}, "random"),
+        ("two", RANDOM_TARGET, "goal"),
+        ("moving", {}, "goal"),
+    ],
+)
+def test_twin_follows_pybullet(name, options, policy) -> None:
+    check_agreement(name, options, policy, episodes=20)
+
+
+FIFTY_EPISODES = [
+    (name, options, policy)
+    for name, options in (
+        ("button", {}),
+        ("button", RANDOM_TARGET),
+        ("button", CONTINUOUS),
+        ("rand", RANDOM_TARGET),
+        ("two", {}),
+        ("two", RANDOM_TARGET),
+        ("moving", {}),
+        ("moving", RANDOM_TARGET),
+    )
+    for policy in ("random", "goal")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options", "policy"), [*FIFTY_EPISODES, ("button", JOINTS, "random")])
+def test_twin_follows_pybullet_for_fifty_episodes(name, options, policy) -> None:
+    check_agreement(name, options, policy, episodes=50)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(
+    "options", [{}, {"is_discrete": False, "action_repeat": 4, "srl_model": "joints"}, JOINTS, RANDOM_TARGET]
+)
+def test_spec_is_the_hosts_and_what_reset_and_step_return(name, options) -> None:
+    host_class, twin_class = PAIRS[name]
+    twin = twin_class(**options)
+    host = host_class(**options)
+    assert twin.spec == spec_of(host, twin.ENV_ID)
+    host.close()
+    state, obs = jax.eval_shape(twin.reset, jax.random.key(0))
+    after, step = jax.eval_shape(twin.step, state, jnp.zeros(twin.spec.action_shape, twin.spec.action_dtype))
+    assert (obs.shape, obs.dtype.name) == (step.obs.shape, step.obs.dtype.name)
+    assert (obs.shape, obs.dtype.name) == (twin.spec.obs_shape, twin.spec.obs_dtype)
+    assert (step.reward.dtype, step.terminated.dtype, step.truncated.dtype) == (jnp.float32, bool, bool)
+    kinds = [[(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)] for tree in (state, after)]
+    assert kinds[0] == kinds[1], "another type would make a second program of the second step"
+
+
+@pytest.mark.parametrize(("name", "cameras"), [("two", 2), ("moving", 1)])
+def test_pictures_of_an_episode_show_where_the_arm_is(name, cameras) -> None:
+    options = {"srl_model": "raw_pixels", "image_size": 48, "multi_view": cameras == 2}
+    host, twin = (cls(**options) for cls in PAIRS[name])
+    assert twin.spec == spec_of(host, twin.ENV_ID)
+    theirs, _ = host.reset(seed=0)
+
+    def play(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        state, first = twin.reset(key)
+        _, steps = jax.lax.scan(lambda state, action: twin.step(state, action), state, jnp.full(100, 4))
+        return first, steps.obs[-1]
+
+    first, last = (np.asarray(picture).astype(int) for picture in jax.jit(play)(jax.random.key(0)))
+    for _ in range(100):
+        after, *_ = host.step(4)
+    host.close()
+    assert np.abs(first - theirs).mean() < 8 and np.abs(last - after).mean() < 8
+    assert np.abs(last - first).mean() > 2 * np.abs(last - after).mean() / 3  # the arm came down in both
+
+
+@pytest.mark.parametrize("options", [{}, {"is_discrete": False}, JOINTS])
+def test_starts_are_drawn_as_in_pybullet(options) -> None:
+    host = KukaButtonGymEnv(**options)
+    theirs = np.array([host.reset(seed=seed)[0] for seed in range(200)])
+    host.close()
+    _, ours = jax.jit(jax.vmap(KukaButtonTwin(**options).reset))(jax.random.split(jax.random.key(0), 2000))
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=5e-4)
+    np.testing.assert_allclose(np.std(ours, 0), theirs.std(0), rtol=0.25, atol=1e-4)
+    np.testing.assert_allclose(ours.min(0), theirs.min(0), atol=2e-3)
+    np.testing.assert_allclose(ours.max(0), theirs.max(0), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("button", [(0.35, -0.3)], [(0.65, 0.3)]), ("two", [(0.35, 0.125), (0.35, -0.3)], [(0.65, 0.3), (0.65, -0.125)])],
+)
+def test_random_buttons_cover_their_ranges(name, low, high) -> None:
+    twin = PAIRS[name][1](random_target=True)
+    states, _ = jax.jit(jax.vmap(twin.reset))(jax.random.split(jax.random.key(0), 2000))
+    np.testing.assert_allclose(states.buttons.min(0), low, atol=3e-3)
+    np.testing.assert_allclose(states.buttons.max(0), high, atol=3e-3)
+
+
+def test_noise_has_the_declared_size_and_is_new_in_every_step() -> None:
+    twin = KukaButtonTwin()
+    state, _ = twin.reset(jax.random.key(0))
+
+    def fall(key: jax.Array) -> jax.Array:
+        first, _ = twin.step(state._replace(key=key), jnp.int32(4))
+        second, _ = twin.step(first, jnp.int32(4))
+        heights = jnp.stack([state.arm.point[2], first.arm.point[2], second.arm.point[2]])
+        return heights[:-1] - heights[1:]
+
+    falls = np.asarray(jax.jit(jax.vmap(fall))(jax.random.split(jax.random.key(1), 4000)))
+    # The first fall begins at the upper edge of the workspace: what would be upwards is cut there, 1 in 700.
+    np.testing.assert_allclose(falls.mean(0), 0.03, atol=6e-4)
+    np.testing.assert_allclose(falls.std(0), 0.01, atol=5e-4)
+    assert abs(np.corrcoef(falls.T)[0, 1]) < 0.06
+
+
+def test_a_batch_plays_and_restarts() -> None:
+    env = BatchEnv(KukaButtonTwin())
+
+    def body(state, key):
+        state, step = env.step(state, jax.random.randint(key, (64,), 0, 6))
+        return state, step
+
+    state, _ = env.reset(jax.random.split(jax.random.key(0), 64))
+    last, steps = jax.jit(lambda s, k: jax.lax.scan(body, s, k))(state, jax.random.split(jax.random.key(1), 450))
+    assert np.isfinite(steps.obs).all() and np.isfinite(steps.next_obs).all()
+    assert (last.episode >= 1).mean() > 0.9, "random actions press the button or the table within 450 steps"
+    assert not steps.truncated.any()
+    assert (steps.reward.sum(0) >= 4).mean() > 0.3
+    jumps = np.linalg.norm(np.diff(steps.obs, axis=0), axis=-1)
+    assert (jumps[~np.asarray(steps.terminated[1:])] < 0.003).all(), "the arm moves by at most 2 mm a step"
+    assert (jumps[np.asarray(steps.terminated[1:])] > 0.2).all(), "after an end it is back at its start"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"srl_model": "raw_pixels", "image_size": 0}, "image_size is 0"),
+        ({"srl_model": "pixels"}, "unknown srl_model 'pixels'"),
+        ({"action_joints": True}, "needs continuous actions"),
+        ({"action_repeat": 0}, "action_repeat is 0"),
+        ({"max_distance": 0.0}, "max_distance is 0.0"),
+    ],
+)
+def test_bad_options_are_named(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        KukaButtonTwin(**options)
