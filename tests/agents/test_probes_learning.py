@@ -195,7 +195,11 @@ ACER = {"num_cpu": 32, "n_steps": 8, "buffer_size": 256, "replay_start": 64, "re
 ACER |= {"learning_rate": 0.02, "lr_schedule": "linear", "gamma": GAMMA, "ent_coef": 0.0, "normalize": False}
 
 
-@pytest.mark.parametrize(("on_host", "trust_region"), [(False, True), (True, False)], ids=["device", "host-untrusting"])
+@pytest.mark.parametrize(
+    ("on_host", "trust_region"),
+    [(False, True), pytest.param(True, False, marks=pytest.mark.slow)],
+    ids=["device", "host-untrusting"],
+)
 def test_acer_solves_all_probes(on_host: bool, trust_region: bool) -> None:
     env = Suite(continuous=False)
     agent, state = learn(acer, acer.ACER, env, 800, on_host, ACER | {"trust_region": trust_region})
@@ -217,7 +221,7 @@ TD3 = {"twin_critics": True, "policy_delay": 2, "target_noise": 0.05, "noise_act
     ("module", "algorithm", "on_host", "options"),
     [
         (sac, sac.SAC, False, SAC),
-        (sac, sac.SAC, True, SAC),
+        pytest.param(sac, sac.SAC, True, SAC, marks=pytest.mark.slow),
         (ddpg, ddpg.DDPG, False, DDPG | TD3),
         (ddpg, ddpg.DDPG, True, DDPG),
     ],

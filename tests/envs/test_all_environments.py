@@ -17,6 +17,7 @@ def test_cases_cover_all_ids_and_their_options() -> None:
         "srl_model=joints",
         "srl_model=joints_position",
         "srl_model=raw_pixels",
+        "srl_model=scene_poses",
         "is_discrete",
         "action_joints",
         "random_target",

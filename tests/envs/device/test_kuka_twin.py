@@ -62,7 +62,7 @@ def check_agreement(name: str, options: dict, policy: str, episodes: int) -> Non
     [
         ("button", {}, "goal"),
         ("button", JOINTS | {"srl_model": "joints_position"}, "random"),
-        ("moving", {}, "goal"),
+        pytest.param("moving", {}, "goal", marks=pytest.mark.slow),
         pytest.param("button", CONTINUOUS | {"action_repeat": 3, "force_down": False}, "goal", marks=pytest.mark.slow),
         pytest.param("two", RANDOM_TARGET, "goal", marks=pytest.mark.slow),
     ],

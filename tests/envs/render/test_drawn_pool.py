@@ -40,8 +40,16 @@ def assert_alike(got: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_array_equal(got.any(axis=(1, 2)), expected.any(axis=(1, 2)))
 
 
-@pytest.mark.parametrize("auto_reset", [True, False])
-@pytest.mark.parametrize("changes", [{"num_stack": 3}, {"fpv": True}], ids=["stack", "fpv"])
+@pytest.mark.parametrize(
+    ("changes", "auto_reset"),
+    [
+        ({"num_stack": 3}, True),
+        ({"fpv": True}, False),
+        pytest.param({"num_stack": 3}, False, marks=pytest.mark.slow),
+        pytest.param({"fpv": True}, True, marks=pytest.mark.slow),
+    ],
+    ids=["stack", "fpv-alone", "stack-alone", "fpv"],
+)
 def test_drawn_pictures_are_those_of_the_workers(auto_reset: bool, changes: dict[str, Any]) -> None:
     workers, drawn = pools(auto_reset, **changes)
     rng = np.random.default_rng(0)

@@ -147,7 +147,9 @@ def test_runs_of_a_sweep_are_single_runs(four_runs: tuple[DeviceDriver, Chunk], 
     assert_same(alone.state, jax.tree.map(lambda x: x[runs], together.state), 1e-4)
 
 
-@pytest.mark.parametrize("name", OFF_POLICY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in ("acer", "sac") else []) for name in OFF_POLICY]
+)
 def test_runs_of_off_policy_sweeps_are_single_runs(name: str) -> None:
     """A replay memory is written and read in one place by all runs of a sweep, and yet each keeps its own."""
     together, alone = learner(name).device((3, 4)), learner(name).device((4,))

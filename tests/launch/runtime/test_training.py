@@ -152,7 +152,7 @@ def test_seeds_and_sweeps_train_together(simulator, tmp_path):
     assert all(not np.array_equal(leaf[i], leaf[j]) for leaf in policies for i in range(4) for j in range(i))
 
 
-@pytest.mark.parametrize("algo", ["a2c", "acer", "acktr", "ars", "cma-es", "deepq", "random_agent"])
+@pytest.mark.parametrize("algo", ["a2c", "ars", "cma-es", "deepq", "random_agent"])
 def test_the_other_algorithms_run_on_the_host(algo, tmp_path):
     arguments = [f"--algo={algo}", "--env=CartPole-v1", "--num-timesteps=600", "--no-vis", "--eval-episodes=2"]
     assert main([*arguments, "--final-eval-episodes=2", f"--log-dir={tmp_path}"]) == 0
