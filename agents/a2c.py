@@ -61,9 +61,6 @@ def make(spec: Spec, config: Config) -> Agent:
         acting = policy.init(key)
         return AgentState(acting, rmsprop(hyper).init(acting.params))
 
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        return policy.act(state.acting, obs, key, explore)
-
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, optimizer = state
         data = policy.estimate(acting, batch, hyper.gamma, hyper.lam)
@@ -87,7 +84,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, optimizer), metrics | {"grad_norm": grad_norm, "learning_rate": rate}
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+    return policy.agent(init, update, traits)
 
 
 class A2C(JaxAlgorithm):

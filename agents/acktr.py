@@ -127,9 +127,6 @@ def make(spec: Spec, config: Config) -> Agent:
         acting = policy.init(key)
         return AgentState(acting, Learning(kfac.init_curvature(layers), jax.tree.map(jnp.zeros_like, acting.params)))
 
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        return policy.act(state.acting, obs, key, explore)
-
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, (curvature, velocity) = state
         estimates = policy.estimate(acting, batch, hyper.gamma, hyper.lam)
@@ -159,7 +156,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, Learning(curvature, velocity)), metrics
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+    return policy.agent(init, update, traits)
 
 
 class ACKTR(JaxAlgorithm):

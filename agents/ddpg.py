@@ -15,9 +15,9 @@ from jax.typing import ArrayLike
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, gradient_steps, track
+from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, track
 from agents.common.optim import descend
-from agents.common.replay import Minibatch, Replay, ReplayMemory, UniformSampler
+from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
 from agents.options import LR_SCHEDULES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
@@ -272,7 +272,6 @@ def make(spec: Spec, config: Config) -> Agent:
     networks = Networks(DeterministicActor(encoder, size, config.net_arch), critics_network)
     exploration = Exploration(networks, config, bounds, size)
     memory = ReplayMemory(spec, config.memory_limit, config.nb_rollout_steps, config.num_cpu)
-    sampler = UniformSampler(memory)
     first_update = -(-config.learning_starts // (config.num_cpu * config.nb_rollout_steps))
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
@@ -296,10 +295,7 @@ def make(spec: Spec, config: Config) -> Agent:
         def step(carry: tuple[jax.Array, Learned], key: jax.Array) -> tuple:
             number, learned = carry
             place_key, key = jax.random.split(key)
-            place, _ = sampler.sample((), place_key, config.batch_size, 1.0, clock)
-            data = memory.read(replay, place, hyper.gamma)
-            obs, next_obs = (normalize(stats, x) for x in (data.obs, data.next_obs))
-            data = data._replace(obs=obs, next_obs=next_obs, action=bounds.unscale(data.action))
+            data = draw(memory, replay, bounds, stats, place_key, config.batch_size, hyper.gamma, clock)
             actor_too = (number + 1) % config.policy_delay == 0
             learned, metrics = gradient_step(networks, hyper, factor, learned, data, key, actor_too)
             return (number + 1, learned), metrics

@@ -73,9 +73,6 @@ def make(spec: Spec, config: Config) -> Agent:
         acting = policy.init(key)
         return AgentState(acting, adam.init(acting.params))
 
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        return policy.act(state.acting, obs, key, explore)
-
     def loss(params: dict, data: Estimates, entcoeff: jax.Array, clip: jax.Array) -> tuple[jax.Array, dict]:
         pi = policy.distribution(params, data.obs)
         log_ratio = pi.log_prob(data.action) - data.log_prob
@@ -113,7 +110,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, optimizer), metrics | {"learning_rate": rate, "cliprange": clip}
 
     traits = Traits(rollout_length=config.timesteps_per_actorbatch, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+    return policy.agent(init, update, traits)
 
 
 class PPO1(JaxAlgorithm):

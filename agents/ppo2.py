@@ -107,9 +107,6 @@ def make(spec: Spec, config: Config) -> Agent:
         acting = policy.init(key)
         return AgentState(acting, adam.init(acting.params))
 
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        return policy.act(state.acting, obs, key, explore)
-
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
         clip = hyper.cliprange * schedule(config.clip_schedule, clock.progress)
@@ -135,7 +132,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, optimizer), metrics | {"learning_rate": rate, "cliprange": clip}
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+    return policy.agent(init, update, traits)
 
 
 class PPO2(JaxAlgorithm):

@@ -12,9 +12,9 @@ import optax
 from agents.base_classes import JaxAlgorithm
 from agents.common.distributions import TanhGaussian
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, gradient_steps, track
+from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, track
 from agents.common.optim import descend
-from agents.common.replay import Minibatch, Replay, ReplayMemory, UniformSampler
+from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
 from agents.options import LR_SCHEDULES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
@@ -168,7 +168,6 @@ def make(spec: Spec, config: Config) -> Agent:
     actor_network = SquashedGaussianActor(encoder, size, config.net_arch, config.log_std_init)
     networks = Networks(actor_network, Critics(encoder, 2, config.net_arch))
     memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu)
-    sampler = UniformSampler(memory)
     first_update = -(-config.learning_starts // (config.num_cpu * config.train_freq))
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
@@ -199,10 +198,7 @@ def make(spec: Spec, config: Config) -> Agent:
 
         def step(carry: tuple, key: jax.Array) -> tuple:
             place_key, key = jax.random.split(key)
-            place, _ = sampler.sample((), place_key, config.batch_size, 1.0, clock)
-            data = memory.read(replay, place, hyper.gamma)
-            obs, next_obs = (normalize(stats, x) for x in (data.obs, data.next_obs))
-            data = data._replace(obs=obs, next_obs=next_obs, action=bounds.unscale(data.action))
+            data = draw(memory, replay, bounds, stats, place_key, config.batch_size, hyper.gamma, clock)
             return gradient_step(networks, config, hyper, rate, carry, data, key)
 
         carry, ready = (state.acting.actor, state.learning.critic), clock.iteration >= first_update

@@ -105,9 +105,6 @@ def make(spec: Spec, config: Config) -> Agent:
         acting = policy.init(key)
         return AgentState(acting, adam.init(acting.params))
 
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        return policy.act(state.acting, obs, key, explore)
-
     def value_loss(params: dict, data: tuple[jax.Array, jax.Array]) -> jax.Array:
         obs, target = data
         return jnp.mean((policy.value(params, obs) - target) ** 2)
@@ -132,7 +129,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, optimizer), metrics | {"value_loss": losses.mean()}
 
     traits = Traits(rollout_length=config.timesteps_per_batch, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+    return policy.agent(init, update, traits)
 
 
 class TRPO(JaxAlgorithm):

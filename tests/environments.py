@@ -31,8 +31,11 @@ def option_cases(env_id: str) -> dict[str, dict[str, Any]]:
     parameters = inspect.signature(cls).parameters
     single: dict[str, dict[str, Any]] = {f"srl_model={name}": {"srl_model": name} for name in cls.srl_models[1:]}
     for name, parameter in parameters.items():
-        if isinstance(parameter.default, bool):
-            single[name] = {name: not parameter.default}
+        default = parameter.default
+        if parameter.annotation == "bool | None":  # each class has its own
+            default = getattr(cls(), name)
+        if isinstance(default, bool):
+            single[name] = {name: not default}
     if "action_joints" in parameters:
         single["action_joints"] = {"is_discrete": False, "action_joints": True}
     if "action_repeat" in parameters and _takes(cls, action_repeat=3):

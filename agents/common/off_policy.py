@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from agents.common.normalizer import RunningStats, normalize
+from agents.common.replay import Minibatch, Replay, ReplayMemory, UniformSampler
+from agents.types import Clock
 from envs.types import Box, Spec
 
 Step = Callable[[Any, jax.Array], tuple[Any, dict[str, jax.Array]]]  # (carry, key) -> (carry, metrics)
@@ -41,6 +44,34 @@ def gradient_steps(
         return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
 
     return jax.lax.cond(ready, learn, wait, carry)
+
+
+def draw(
+    memory: ReplayMemory,
+    replay: Replay,
+    bounds: ActionBounds,
+    stats: RunningStats | tuple[()],
+    key: jax.Array,
+    size: int,
+    gamma: ArrayLike,
+    clock: Clock,
+) -> Minibatch:
+    """Draw a minibatch [size] evenly, with standardised observations and actions in -1 ... 1.
+
+    Args:
+        memory: Layout of the replay memory.
+        replay: What it holds.
+        bounds: Bounds of the actions.
+        stats: Observation statistics, () for pictures.
+        key: Typed key [].
+        size: Transitions.
+        gamma: Discount factor [].
+        clock: When; it tells what is stored.
+    """
+    place, _ = UniformSampler(memory).sample((), key, size, 1.0, clock)
+    data = memory.read(replay, place, gamma)
+    obs, next_obs = normalize(stats, data.obs), normalize(stats, data.next_obs)
+    return data._replace(obs=obs, next_obs=next_obs, action=bounds.unscale(data.action))
 
 
 def iterations_of(steps: int, per_iteration: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jax.typing import ArrayLike
 from agents.common.distributions import Categorical, DiagGaussian, distribution
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
 from agents.common.returns import fold, gae
-from agents.types import Transition
+from agents.types import Agent, AgentState, Traits, Transition
 from envs.types import Discrete, Spec
 from networks.build import ActorCritic
 
@@ -94,6 +95,14 @@ class ActorCriticPolicy:
     def probabilities(self, acting: Acting, obs: jax.Array) -> jax.Array:
         """Action probabilities [N, n], or the mean action [N, size] where actions are continuous."""
         return self.distribution(acting.params, normalize(acting.stats, obs)).probabilities()
+
+    def agent(self, init: Callable[..., AgentState], update: Callable[..., tuple], traits: Traits) -> Agent:
+        """The agent that acts by this policy, whose state's `acting` is an `Acting`."""
+
+        def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict[str, Any]]:
+            return self.act(state.acting, obs, key, explore)
+
+        return Agent(init, act, update, traits, lambda state, obs: self.probabilities(state.acting, obs))
 
     def estimate(self, acting: Acting, batch: Transition, gamma: ArrayLike, lam: ArrayLike) -> Estimates:
         """Values, advantages (GAE) and value targets of a rollout [T, N].

@@ -83,6 +83,8 @@ class KukaButtonTwin:
 
     ENV_ID: ClassVar[str] = "KukaButtonGymEnv-v0"
     MAX_STEPS: ClassVar[int] = scene.MAX_STEPS
+    MAX_DISTANCE: ClassVar[float] = scene.MAX_DISTANCE  # default of the option
+    FORCE_DOWN: ClassVar[bool] = scene.FORCE_DOWN  # default of the option
     NOISE_STD: ClassVar[float] = scene.NOISE_STD
     NOISE_STD_CONTINUOUS: ClassVar[float] = scene.NOISE_STD_CONTINUOUS
     NOISE_STD_JOINTS: ClassVar[float] = scene.NOISE_STD_JOINTS
@@ -106,10 +108,11 @@ class KukaButtonTwin:
         shape_reward: bool = False,
         action_repeat: int = 1,
         multi_view: bool = False,
-        max_distance: float = scene.MAX_DISTANCE,
-        force_down: bool = scene.FORCE_DOWN,
+        max_distance: float | None = None,
+        force_down: bool | None = None,
         image_size: int = 224,
     ) -> None:
+        max_distance = self.MAX_DISTANCE if max_distance is None else max_distance
         scene.check_options(srl_model, is_discrete, action_joints, action_repeat, max_distance, image_size)
         self._srl_model = srl_model
         cameras = range(1 + multi_view) if srl_model == "raw_pixels" else ()
@@ -120,7 +123,7 @@ class KukaButtonTwin:
         self._shape_reward = shape_reward
         self._action_repeat = action_repeat
         self._max_distance = max_distance
-        self._force_down = force_down
+        self._force_down = self.FORCE_DOWN if force_down is None else force_down
         self._workspace = self._pick_workspace()
         size = scene.NUM_ARM_JOINTS if action_joints else 3
         state_size = {"ground_truth": 3, "joints": scene.NUM_JOINTS}.get(srl_model, 3 + scene.NUM_JOINTS)

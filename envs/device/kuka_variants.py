@@ -20,38 +20,13 @@ class Kuka2ButtonTwin(KukaButtonTwin):
 
     ENV_ID: ClassVar[str] = "Kuka2ButtonGymEnv-v0"
     MAX_STEPS: ClassVar[int] = scene.TWO_MAX_STEPS
+    MAX_DISTANCE: ClassVar[float] = scene.TWO_MAX_DISTANCE
+    FORCE_DOWN: ClassVar[bool] = scene.TWO_FORCE_DOWN
     N_STEPS_OUTSIDE: ClassVar[int] = scene.TWO_N_STEPS_OUTSIDE
     SOLVER: ClassVar[Solver] = DAMPED
     SCENE: ClassVar[KukaScene] = TWO_BUTTONS
     TARGET_Z: ClassVar[float] = scene.TWO_TARGET_Z
     PRESSES_ON: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        *,
-        srl_model: str = "ground_truth",
-        is_discrete: bool = True,
-        action_joints: bool = False,
-        random_target: bool = False,
-        shape_reward: bool = False,
-        action_repeat: int = 1,
-        multi_view: bool = False,
-        max_distance: float = scene.TWO_MAX_DISTANCE,
-        force_down: bool = scene.TWO_FORCE_DOWN,
-        image_size: int = 224,
-    ) -> None:
-        super().__init__(
-            srl_model=srl_model,
-            is_discrete=is_discrete,
-            action_joints=action_joints,
-            random_target=random_target,
-            shape_reward=shape_reward,
-            action_repeat=action_repeat,
-            multi_view=multi_view,
-            max_distance=max_distance,
-            force_down=force_down,
-            image_size=image_size,
-        )
 
     def _pick_workspace(self) -> scene.Workspace:
         return scene.LARGE_WORKSPACE

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 
-from envs.host.robot_client import DEFAULT_ADDRESS, Reading
+from envs.host.robot_client import Reading
 from envs.host.robot_env import RobotEnv
 
 # x, y, z of each discrete action; there is none upwards.
@@ -44,33 +43,9 @@ class BaxterEnv(RobotEnv):
     TABLE_MARGIN: ClassVar[float] = 0.01  # m
     MAX_DISTANCE: ClassVar[float] = 0.18  # m
     N_CONTACTS_BEFORE_TERMINATION: ClassVar[int] = 2
+    N_ACTIONS: ClassVar[int] = len(DISCRETE_MOVES)
     POSITION_SIZE: ClassVar[int] = 3
     TARGET_FIELD: ClassVar[str] = "button_pos"
-
-    def __init__(
-        self,
-        *,
-        real_robot: str = DEFAULT_ADDRESS,
-        srl_model: str = "ground_truth",
-        is_discrete: bool = True,
-        shape_reward: bool = False,
-        image_size: int = 224,
-        render_mode: str | None = None,
-    ) -> None:
-        super().__init__(
-            real_robot=real_robot,
-            srl_model=srl_model,
-            is_discrete=is_discrete,
-            image_size=image_size,
-            relative_pos=True,
-            render_mode=render_mode,
-        )
-        self.shape_reward = shape_reward
-        self.action_space: gym.spaces.Space[Any]
-        if is_discrete:
-            self.action_space = gym.spaces.Discrete(len(DISCRETE_MOVES))
-        else:
-            self.action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 
     def _begin_episode(self) -> None:
         self._contacts = 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -22,8 +21,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
 
     Args:
         srl_model: What is observed, one of the class's `srl_models`. "raw_pixels" gives uint8
-            [image_size, image_size, channels], "scene_poses" the vector of what `scene_poses` returns, every other
-            choice float32 [getObservationDim()].
+            [image_size, image_size, channels], every other choice float32 [getObservationDim()].
         is_discrete: Whether actions are integers.
         image_size: Width and height of a picture in pixels.
         channels: Channels of a picture observation, 3 for each camera.
@@ -35,7 +33,6 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
     """
 
     srl_models: ClassVar[tuple[str, ...]] = ("ground_truth", "raw_pixels")
-    SCENE_SHAPE: ClassVar[tuple[int, ...]]  # of `scene_poses`
     max_episode_steps: int
 
     def __init__(
@@ -63,8 +60,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
         if srl_model == "raw_pixels":
             self.observation_space = gym.spaces.Box(0, 255, (image_size, image_size, channels), np.uint8)
         else:
-            size = math.prod(self.SCENE_SHAPE) if srl_model == "scene_poses" else self.getObservationDim()
-            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (size,), np.float32)
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (self.getObservationDim(),), np.float32)
 
     @abstractmethod
     def getTargetPos(self) -> np.ndarray:
@@ -82,16 +78,6 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
     def _picture(self) -> np.ndarray:
         """The picture observation of the present situation, uint8 [image_size, image_size, channels]."""
 
-    def scene_poses(self) -> np.ndarray:
-        """Where all that moves in a picture is, float32 [*SCENE_SHAPE], a row for each body.
-
-        As an observation it is one vector, of which the twin's `draw` makes the picture.
-
-        Raises:
-            NotImplementedError: The environment does not tell.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not tell the poses of its scene")
-
     def getObservationDim(self) -> int:
         """Number of components of a state observation."""
         return self.getGroundTruthDim()
@@ -105,9 +91,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
 
     def _observe(self) -> np.ndarray:
         """The observation that `observation_space` declares."""
-        if self.srl_model == "raw_pixels":
-            return self._picture()
-        return self.scene_poses().ravel() if self.srl_model == "scene_poses" else self.getSRLState()
+        return self._picture() if self.srl_model == "raw_pixels" else self.getSRLState()
 
 
 def displacement(action: Any, is_discrete: bool, moves: np.ndarray, step_length: np.float32) -> np.ndarray:

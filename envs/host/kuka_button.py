@@ -65,8 +65,8 @@ class KukaButtonGymEnv(SRLGymEnv):
         shape_reward: Dense reward.
         action_repeat: Simulation steps for each environment step.
         multi_view: Add the second camera to picture observations: 6 channels.
-        max_distance: Radius of the safety sphere around the target [m].
-        force_down: Whether the arm can never be commanded upwards.
+        max_distance: Radius of the safety sphere around the target [m]; by default the class's MAX_DISTANCE.
+        force_down: Whether the arm can never be commanded upwards; by default the class's FORCE_DOWN.
         image_size: Width and height of pictures in pixels.
         render_mode: None, "rgb_array" or "human".
 
@@ -88,6 +88,8 @@ class KukaButtonGymEnv(SRLGymEnv):
     NOISE_STD: ClassVar[float] = scene.NOISE_STD
     NOISE_STD_CONTINUOUS: ClassVar[float] = scene.NOISE_STD_CONTINUOUS
     NOISE_STD_JOINTS: ClassVar[float] = scene.NOISE_STD_JOINTS
+    MAX_DISTANCE: ClassVar[float] = scene.MAX_DISTANCE  # default of the option
+    FORCE_DOWN: ClassVar[bool] = scene.FORCE_DOWN  # default of the option
     SCENE_SHAPE: ClassVar[tuple[int, ...]] = (scene.NUM_JOINTS + 1 + 2, 7)
     button_links: ClassVar[tuple[int, ...]] = (BUTTON_LINK,)  # which count as the button in a contact
     bonus_when_discrete: ClassVar[bool] = False  # whether the shaped reward of discrete actions has a bonus at the end
@@ -102,11 +104,12 @@ class KukaButtonGymEnv(SRLGymEnv):
         shape_reward: bool = False,
         action_repeat: int = 1,
         multi_view: bool = False,
-        max_distance: float = scene.MAX_DISTANCE,
-        force_down: bool = scene.FORCE_DOWN,
+        max_distance: float | None = None,
+        force_down: bool | None = None,
         image_size: int = 224,
         render_mode: str | None = None,
     ) -> None:
+        max_distance = self.MAX_DISTANCE if max_distance is None else max_distance
         scene.check_options(
             srl_model, is_discrete, action_joints, action_repeat, max_distance, image_size, self.srl_models
         )
@@ -116,7 +119,7 @@ class KukaButtonGymEnv(SRLGymEnv):
         self.action_repeat = action_repeat
         self.multi_view = multi_view
         self.max_distance = max_distance
-        self.force_down = force_down
+        self.force_down = self.FORCE_DOWN if force_down is None else force_down
         super().__init__(
             srl_model=srl_model,
             is_discrete=is_discrete,

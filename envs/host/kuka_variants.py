@@ -38,38 +38,11 @@ class Kuka2ButtonGymEnv(KukaButtonGymEnv):
     """
 
     MAX_STEPS: ClassVar[int] = scene.TWO_MAX_STEPS
+    MAX_DISTANCE: ClassVar[float] = scene.TWO_MAX_DISTANCE
+    FORCE_DOWN: ClassVar[bool] = scene.TWO_FORCE_DOWN
     SCENE_SHAPE: ClassVar[tuple[int, ...]] = (scene.NUM_JOINTS + 1 + 4, 7)
     N_STEPS_OUTSIDE_SAFETY_SPHERE: ClassVar[int] = scene.TWO_N_STEPS_OUTSIDE
     button_links: ClassVar[tuple[int, ...]] = (-1, 0, scene.BUTTON_LINK)
-
-    def __init__(
-        self,
-        *,
-        srl_model: str = "ground_truth",
-        is_discrete: bool = True,
-        action_joints: bool = False,
-        random_target: bool = False,
-        shape_reward: bool = False,
-        action_repeat: int = 1,
-        multi_view: bool = False,
-        max_distance: float = scene.TWO_MAX_DISTANCE,
-        force_down: bool = scene.TWO_FORCE_DOWN,
-        image_size: int = 224,
-        render_mode: str | None = None,
-    ) -> None:
-        super().__init__(
-            srl_model=srl_model,
-            is_discrete=is_discrete,
-            action_joints=action_joints,
-            random_target=random_target,
-            shape_reward=shape_reward,
-            action_repeat=action_repeat,
-            multi_view=multi_view,
-            max_distance=max_distance,
-            force_down=force_down,
-            image_size=image_size,
-            render_mode=render_mode,
-        )
 
     def _load_buttons(self, client: int) -> list[int]:
         names = ("simple_button.urdf", "simple_button_2.urdf")

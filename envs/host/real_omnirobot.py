@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 
 from envs import omnirobot_arena as arena
@@ -34,33 +33,9 @@ class RealOmniRobotEnv(RobotEnv):
     """
 
     MAX_STEPS: ClassVar[int] = arena.MAX_STEPS
+    N_ACTIONS: ClassVar[int] = len(arena.DISCRETE_MOVES)
     POSITION_SIZE: ClassVar[int] = 2
     TARGET_FIELD: ClassVar[str] = "target_pos"
-
-    def __init__(
-        self,
-        *,
-        real_robot: str,
-        srl_model: str = "ground_truth",
-        is_discrete: bool = True,
-        shape_reward: bool = False,
-        image_size: int = 224,
-        render_mode: str | None = None,
-    ) -> None:
-        super().__init__(
-            real_robot=real_robot,
-            srl_model=srl_model,
-            is_discrete=is_discrete,
-            image_size=image_size,
-            relative_pos=True,
-            render_mode=render_mode,
-        )
-        self.shape_reward = shape_reward
-        self.action_space: gym.spaces.Space[Any]
-        if is_discrete:
-            self.action_space = gym.spaces.Discrete(len(arena.DISCRETE_MOVES))
-        else:
-            self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def _command(self, action: Any) -> int | list[float]:
         if self.is_discrete:

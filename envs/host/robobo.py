@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import gymnasium as gym
-
 from envs.host.robot_client import DEFAULT_ADDRESS, Reading
 from envs.host.robot_env import RobotEnv
-
-N_ACTIONS = 4  # the fifth of the wire protocol, stop, is no action of the task
 
 
 class RoboboEnv(RobotEnv):
@@ -32,7 +28,9 @@ class RoboboEnv(RobotEnv):
     """
 
     MAX_STEPS: ClassVar[int] = 20
+    N_ACTIONS: ClassVar[int] = 4  # the fifth of the wire protocol, stop, is no action of the task
     POSITION_SIZE: ClassVar[int] = 2
+    RELATIVE_POS: ClassVar[bool] = False
     TARGET_FIELD: ClassVar[str] = "target_pos"
 
     def __init__(
@@ -43,15 +41,7 @@ class RoboboEnv(RobotEnv):
         image_size: int = 224,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(
-            real_robot=real_robot,
-            srl_model=srl_model,
-            is_discrete=True,
-            image_size=image_size,
-            relative_pos=False,
-            render_mode=render_mode,
-        )
-        self.action_space: gym.spaces.Space[Any] = gym.spaces.Discrete(N_ACTIONS)
+        super().__init__(real_robot=real_robot, srl_model=srl_model, image_size=image_size, render_mode=render_mode)
 
     def _command(self, action: Any) -> int:
         return self._index(action)

@@ -10,7 +10,7 @@ import numpy as np
 
 from envs.host.goal_env import GoalEnv
 from envs.host.resize import resize_area
-from envs.host.robot_client import Reading, RobotClient, RobotError, Timeouts
+from envs.host.robot_client import DEFAULT_ADDRESS, Reading, RobotClient, RobotError, Timeouts
 
 RENDER_FPS = 1  # pictures come at the robot's pace
 
@@ -18,15 +18,15 @@ RENDER_FPS = 1  # pictures come at the robot's pace
 class RobotEnv(GoalEnv):
     """A robot that a server moves and observes; the first `reset` connects, `close` tells the server to exit.
 
-    There is one robot, so one environment at a time. A subclass sets `action_space` and the class attributes, and says
-    what an action is on the wire (`_command`) and what a step is worth (`_outcome`).
+    There is one robot, so one environment at a time. A subclass sets the class attributes, and says what an action is
+    on the wire (`_command`) and what a step is worth (`_outcome`). Continuous actions are Box(-1, 1, POSITION_SIZE).
 
     Args:
         real_robot: "HOST:PORT" of the server.
         srl_model: "ground_truth" or "raw_pixels", the server's picture resized by area.
         is_discrete: Discrete or continuous actions.
+        shape_reward: Dense reward.
         image_size: Width and height of pictures in pixels.
-        relative_pos: Whether the `ground_truth` state is relative to the target.
         render_mode: None or "rgb_array", the newest picture of the server.
 
     Raises:
@@ -35,19 +35,21 @@ class RobotEnv(GoalEnv):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # type: ignore[misc]
     MAX_STEPS: ClassVar[int]
+    N_ACTIONS: ClassVar[int]  # discrete ones
     POSITION_SIZE: ClassVar[int]
+    RELATIVE_POS: ClassVar[bool] = True  # whether the `ground_truth` state is relative to the target
     TARGET_FIELD: ClassVar[str]  # of the server's state
     TIMEOUTS: ClassVar[Timeouts] = Timeouts()
 
     def __init__(
         self,
         *,
-        real_robot: str,
-        srl_model: str,
-        is_discrete: bool,
-        image_size: int,
-        relative_pos: bool,
-        render_mode: str | None,
+        real_robot: str = DEFAULT_ADDRESS,
+        srl_model: str = "ground_truth",
+        is_discrete: bool = True,
+        shape_reward: bool = False,
+        image_size: int = 224,
+        render_mode: str | None = None,
     ) -> None:
         self._robot = RobotClient(real_robot, self.POSITION_SIZE, self.TARGET_FIELD, self.TIMEOUTS)
         self._newest: Reading | None = None
@@ -55,9 +57,15 @@ class RobotEnv(GoalEnv):
             srl_model=srl_model,
             is_discrete=is_discrete,
             image_size=image_size,
-            relative_pos=relative_pos,
+            relative_pos=self.RELATIVE_POS,
             render_mode=render_mode,
         )
+        self.shape_reward = shape_reward
+        self.action_space: gym.spaces.Space[Any]
+        if is_discrete:
+            self.action_space = gym.spaces.Discrete(self.N_ACTIONS)
+        else:
+            self.action_space = gym.spaces.Box(-1.0, 1.0, (self.POSITION_SIZE,), np.float32)
         self.max_episode_steps = self.MAX_STEPS + 1
         self._address = real_robot
 

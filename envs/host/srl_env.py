@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from abc import abstractmethod
@@ -57,7 +58,9 @@ class SRLGymEnv(GoalEnv):
     `_observe()` from `reset` and `step`.
 
     Args:
-        options: Those of `GoalEnv`, by keyword; `render_mode` "human" opens a PyBullet window, one per process.
+        options: Those of `GoalEnv`, by keyword; `render_mode` "human" opens a PyBullet window, one per process. Where
+            `srl_models` has "scene_poses", that is one more choice of what is observed: the vector of what
+            `scene_poses` returns, of which the twin's `draw` makes the picture.
 
     Raises:
         ValueError: what `GoalEnv` refuses, or "human" without a display.
@@ -65,8 +68,12 @@ class SRLGymEnv(GoalEnv):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 240}  # type: ignore[misc]
 
+    SCENE_SHAPE: ClassVar[tuple[int, ...]]  # of `scene_poses`
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        if self.srl_model == "scene_poses":
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (math.prod(self.SCENE_SHAPE),), np.float32)
         if self.render_mode == "human" and sys.platform == "linux" and not os.environ.get("DISPLAY"):
             # PyBullet would end the whole process.
             raise ValueError("render_mode 'human' needs a display (DISPLAY is not set): choose 'rgb_array'")
@@ -75,6 +82,13 @@ class SRLGymEnv(GoalEnv):
     @abstractmethod
     def _cameras(self) -> Sequence[Camera]:
         """The cameras of a picture observation, in channel order; `render` uses the first."""
+
+    @abstractmethod
+    def scene_poses(self) -> np.ndarray:
+        """Where all that moves in a picture is, float32 [*SCENE_SHAPE], a row for each body."""
+
+    def _observe(self) -> np.ndarray:
+        return self.scene_poses().ravel() if self.srl_model == "scene_poses" else super()._observe()
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
         """The first camera's picture, uint8 [image_size, image_size, 3], in mode "rgb_array"; None otherwise.
