@@ -237,9 +237,9 @@ class Recall(Probe):
     """A cue of -1 or +1 at the first of four steps, a question at the last, which alone is paid.
 
     The observation is (cue, question): the cue is 0 but for the first step, the question 1 at the last. Discrete: +1 if
-    the action is 1 after +1 or 0 after -1, else -1. Continuous: -(action - 0.5 cue)^2. Right: what the cue says, a return
-    of 1 or 0. A policy without memory sees the same at every question, so that its action there cannot depend on the
-    cue: its expected return is 0 at best, or -0.25. Not among the probes of learners without memory.
+    the action is 1 after +1 or 0 after -1, else -1. Continuous: -(action - 0.5 cue)^2. Right: what the cue says, for a
+    return of 1 or 0. A policy without memory sees the same at every question, so that its action there cannot depend on
+    the cue: its expected return is 0 at best, or -0.25. Not among the probes of learners without memory.
     """
 
     obs_size = 2

@@ -98,9 +98,7 @@ class ActorCriticPolicy:
     ) -> None:
         discrete = isinstance(spec.action, Discrete)
         if noise_steps and discrete:
-            raise ValueError(
-                f"--use-sde explores with continuous actions, those of {spec.id} are discrete: leave it out"
-            )
+            raise ValueError(f"--use-sde is for continuous actions, those of {spec.id} are discrete: leave it out")
         self.spec = spec
         self.normalize_obs = normalize_obs and not spec.pixels
         self.recurrent, self.noise_steps = memory != "feedforward", noise_steps

@@ -12,6 +12,7 @@ from typing import Any
 from agents.registry import registered_rl
 from launch.runtime.algorithm_flags import (
     add_algorithm_flags,
+    check_choices,
     check_options,
     explain_unknown,
     read_hyperparam,
@@ -60,10 +61,11 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
     own = add_algorithm_flags(parser, algo)
     if {"-h", "--help"} & set(argv):  # before the strict parse: help helps with the rest of the line too
         raise HelpRequested(parser.format_help())
+    check_choices(algo, lambda flag: peek(argv, flag))
     try:
         args = parser.parse(argv)
     except UnknownFlag as error:
-        raise explain_unknown(error, algo) from None
+        raise explain_unknown(error, algo, peek(argv, error.spelling)) from None
     if args.help:
         raise HelpRequested(parser.format_help())
     if saved:
