@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_MARKERS = 10  # of a line
 INK, GRID = "#1b1f24", "#d8dce1"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4c9a")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)), (0, (8, 1.4)))
@@ -120,7 +121,8 @@ def draw_curves(panels: Sequence[Panel], title: str | None = None, figure: Any =
     import matplotlib
 
     labels = list(dict.fromkeys((s.label, s.style) for panel in panels for s in panel.series))
-    columns = max(1, min(len(labels), 4 if len(panels) > 1 else 3))
+    longest = max(len(label) for label, _ in labels)
+    columns = max(1, min(len(labels), int(60 * len(panels) / (longest + 8))))
     rows = -(-len(labels) // columns)
     with matplotlib.rc_context(_STYLE):
         figure = figure or new_figure((5.2 * len(panels) + 0.4, 3.5 + 0.22 * rows))
@@ -146,6 +148,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         if line.low is not None and line.high is not None and np.isfinite(line.low).any():
             axes.fill_between(line.x, line.low, line.high, color=shade, alpha=0.18, linewidth=0, gid=f"{tag}-band")
         marker = MARKERS[line.style % len(MARKERS)] if line.points else None
+        every = max(1, len(line.x) // MOST_MARKERS)
         axes.plot(
             line.x,
             line.y,
@@ -154,6 +157,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             linewidth=1.8,
             marker=marker,
             markersize=4.5,
+            markevery=(line.style % every, every),
             gid=f"{tag}-line",
         )
     axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
@@ -193,6 +197,7 @@ def draw_estimates(columns: Sequence[tuple[str, Sequence[Estimate]]], title: str
             for row, estimate in enumerate(estimates):
                 _draw_estimate(axes, row, estimate)
             axes.set_title(name)
+            axes.margins(x=0.06)
             axes.set_yticks(range(count), [estimate.label for estimate in estimates])
             axes.tick_params(axis="y", length=0, labelleft=place == 0)
             axes.set_ylim(count - 0.5, -0.5)
@@ -212,9 +217,9 @@ def _draw_estimate(axes: Axes, row: int, estimate: Estimate) -> None:
         axes.barh(row, width, left=estimate.low, height=0.52, color=shade, alpha=0.35, gid=f"{tag}-bar")
     if estimate.runs is not None:
         spots = np.full(len(estimate.runs), float(row))
-        axes.plot(estimate.runs, spots, "o", color=shade, markersize=3, fillstyle="none", alpha=0.7, gid=f"{tag}-dots")
+        axes.plot(estimate.runs, spots, "o", color=shade, markersize=3, fillstyle="none", gid=f"{tag}-dots")
     marker = MARKERS[estimate.style % len(MARKERS)]
-    axes.plot([estimate.value], [row], marker, color=shade, markersize=6, gid=f"{tag}-mark")
+    axes.plot([estimate.value], [row], marker, color=shade, markersize=6, clip_on=False, gid=f"{tag}-mark")
 
 
 def check_picture(path: str | None, flag: str) -> Path | None:
@@ -244,6 +249,7 @@ def rendered(figure: Figure, kind: str, text: bool = False) -> bytes:
     metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
     with matplotlib.rc_context({"svg.fonttype": "none" if text else "path", "svg.hashsalt": "srl", "savefig.dpi": 160}):
         figure.savefig(buffer, format=kind, metadata=metadata, transparent=text)
+    figure.set_layout_engine("none")  # it has been laid out: the next file need not compute it again
     return buffer.getvalue()
 
 

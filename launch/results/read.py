@@ -53,7 +53,8 @@ class Run:
         folder: The run folder.
         number: Which of the folder's runs.
         count: How many runs the folder has.
-        args: Flags, with this run's own seed and swept values.
+        flags: What the folder was made with.
+        args: The same with this run's own seed and swept values.
         swept: Its swept values by name.
         curves: Metrics by name: those that were asked for and recorded.
         scores: Mean return at the end by policy: "final", "best", ...
@@ -63,6 +64,7 @@ class Run:
     folder: Path
     number: int
     count: int
+    flags: dict[str, Any]
     args: dict[str, Any]
     swept: dict[str, float] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
@@ -189,7 +191,7 @@ def _planned(folder: Path, args: dict[str, Any]) -> list[Run]:
     combinations: list[tuple[float, ...]] = list(itertools.product(*sweep.values()))
     swept = [dict(zip(sweep, values)) for values in combinations for _ in range(num_seeds)]
     return [
-        Run(folder, number, len(seeds), {**args, **values, "seed": own_seed}, values)
+        Run(folder, number, len(seeds), args, {**args, **values, "seed": own_seed}, values)
         for number, (own_seed, values) in enumerate(zip(seeds, swept, strict=True))
     ]
 
@@ -199,12 +201,10 @@ def _read_metrics(path: Path, runs: list[Run], metrics: tuple[str, ...], notices
     steps: dict[tuple[int, str], list[int]] = {}
     values: dict[tuple[int, str], list[float]] = {}
     damaged = 0
-    for text in path.read_bytes().split(b"\n"):
-        if not text:
-            continue
+    lone = 0 if len(runs) == 1 else None
+    for line in _json_lines(path.read_text(errors="replace")):
         try:
-            line = json.loads(text)
-            step, run = int(line["step"]), line.get("run", 0 if len(runs) == 1 else None)
+            step, run = int(line["step"]), line.get("run", lone)
         except (ValueError, KeyError, TypeError):
             damaged += 1
             continue
@@ -221,6 +221,22 @@ def _read_metrics(path: Path, runs: list[Run], metrics: tuple[str, ...], notices
         runs[run].curves[name] = Curve(np.asarray(steps[run, name], np.int64), np.asarray(column, np.float64))
     if damaged:
         notices.append(f"{path}: {damaged} half-written line{'s' * (damaged > 1)} left out")
+
+
+def _json_lines(text: str) -> list[Any]:
+    """The objects of a file with one on each line, None for a damaged line; read in one go where none is damaged."""
+    lines = [line for line in text.split("\n") if line]
+    try:
+        return json.loads(f"[{','.join(lines)}]")
+    except ValueError:
+        return [_json_or_none(line) for line in lines]
+
+
+def _json_or_none(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def read_monitor(path: Path, notices: list[str]) -> Episodes:
