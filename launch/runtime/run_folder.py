@@ -19,6 +19,7 @@ DEFAULT_LOG_DIR = "logs/"
 DATE_FORMAT = "%y-%m-%d_%Hh%M_%S"
 ARGS_FILE = "args.json"
 ENV_GLOBALS_FILE = "env_globals.json"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 class RunRecord(NamedTuple):
@@ -82,7 +83,7 @@ def create_run_folder(
     Raises:
         ValueError: the folder cannot be made; nothing is left behind.
     """
-    names = [_folder_name(part) for part in (env_id, srl_model, algo)]
+    names = [folder_name(part) for part in (env_id, srl_model, algo)]
     parent = check_log_dir(log_dir).joinpath(*names)
     date = (when or datetime.now()).strftime(DATE_FORMAT)
     made: list[Path] = []
@@ -100,7 +101,12 @@ def create_run_folder(
     return folder
 
 
-def _folder_name(part: str) -> str:
+def folder_name(part: str) -> str:
+    """Turn an id into the name of a folder: brax/ant -> brax-ant.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
     name = part.replace("/", "-").replace(os.sep, "-")
     if name in ("", ".", ".."):
         raise ValueError(f"'{part}' cannot name a folder of a run")
