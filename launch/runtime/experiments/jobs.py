@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,17 +81,27 @@ class Job:
 
 def find_folder(root: Path, job: Job) -> Path | None:
     """The newest run folder of a job, None where it has none yet."""
-    parent = root / folder_name(job.env) / folder_name(job.srl_model) / folder_name(job.algo)
-    found = [path.parent for path in parent.glob(f"*/{ARGS_FILE}") if _is_of(path, job)]
-    return max(found, key=lambda folder: (folder.stat().st_mtime_ns, folder.name), default=None)
+    return found_folders(root, [job]).get(job.name)
 
 
-def _is_of(path: Path, job: Job) -> bool:
-    try:
-        args = read_json(path, "run folder")
-    except ValueError:
-        return False  # killed while it was made
-    return (args.get("seed"), args.get("num_seeds")) == (job.seed, job.num_seeds)
+def found_folders(root: Path, jobs: Sequence[Job]) -> dict[str, Path]:
+    """The newest run folder of each job that has one, by the job's name."""
+    cells: dict[Path, dict[tuple[int, int], Job]] = {}
+    for job in jobs:
+        parent = root / folder_name(job.env) / folder_name(job.srl_model) / folder_name(job.algo)
+        cells.setdefault(parent, {})[job.seed, job.num_seeds] = job
+    found: dict[str, Path] = {}
+    for parent, members in cells.items():
+        paths = [path.parent for path in parent.glob(f"*/{ARGS_FILE}")]
+        for folder in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            try:
+                args = read_json(folder / ARGS_FILE, "run folder")
+            except ValueError:
+                continue  # killed while it was made
+            member = members.get((args.get("seed", -1), args.get("num_seeds", -1)))
+            if member is not None:
+                found[member.name] = folder
+    return found
 
 
 def can_resume(folder: Path) -> bool:

@@ -98,7 +98,7 @@ def parse_pipeline_args(argv: Sequence[str]) -> Namespace:
     if "--num-seeds" in {word.partition("=")[0].replace("_", "-") for words in theirs.values() for word in words}:
         raise UsageError("--num-seeds has no place in a pipeline: --num-iteration says how many runs a cell has")
     if args.seed + args.num_iteration - 1 > MAX_SEED:
-        raise UsageError(f"--seed={args.seed}: the last of {args.num_iteration} runs would have a seed above {MAX_SEED}")
+        raise UsageError(f"--seed={args.seed}: with {args.num_iteration} runs the last seed is above {MAX_SEED}")
     args.jobs, args.run_folder = _jobs(args, algos, theirs), None
     return args
 

@@ -29,8 +29,7 @@ def preflight(commands: dict[str, list[str]]) -> dict[str, int]:
     done = subprocess.run(
         [sys.executable, "-P", "-c", "from launch.runtime.experiments.preflight import main; main()"],
         input=json.dumps(commands),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=child_environment(),
         check=False,
