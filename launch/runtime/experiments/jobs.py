@@ -162,6 +162,16 @@ def final_scores(folder: Path) -> list[float]:
     return [scores[run] for run in sorted(scores)]
 
 
+def evaluations(folder: Path) -> list[tuple[int, float]]:
+    """(environment steps, mean return over all runs) of the evaluations so far; NaN where it is no number."""
+    found = []
+    for line in _objects(folder / METRICS_FILE):
+        for key in ("eval/return/mean", "eval/return"):
+            if key in line and "run" not in line:
+                found.append((int(line["step"]), math.nan if line[key] is None else float(line[key])))
+    return found
+
+
 def _objects(path: Path, tail: int | None = None) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file, or in those of its last `tail` bytes."""
     try:

@@ -83,12 +83,12 @@ def parse_pipeline_args(argv: Sequence[str]) -> Namespace:
         UsageError: The command line cannot be carried out; nothing has been started.
         HelpRequested: It asks for help.
     """
-    parser = pipeline_flags()
-    if {"-h", "--help"} & set(argv):
-        raise HelpRequested(parser.format_help())
     plugin = peek(argv, "--plugin")
     if plugin:
         load_plugin(plugin)
+    parser = pipeline_flags()
+    if {"-h", "--help"} & set(argv):
+        raise HelpRequested(parser.format_help())
     if peek(argv, "--resume") is not None:
         return _resumed(parser, argv)
     algos = _algorithms(argv)
@@ -145,13 +145,13 @@ def _cell(draft: Job, parsed: Namespace, count: int) -> list[Job]:
     spans = [(draft.seed, count)] if parsed.simulator == "jax" else [(draft.seed + i, 1) for i in range(count)]
     return [
         dataclasses.replace(
-            draft, seed=seed, num_seeds=number, num_timesteps=parsed.num_timesteps, cores=_cores_of(parsed)
+            draft, seed=seed, num_seeds=number, num_timesteps=parsed.num_timesteps, cores=cores_of(parsed)
         )
         for seed, number in spans
     ]
 
 
-def _cores_of(args: Namespace) -> int:
+def cores_of(args: Namespace) -> int:
     """Cores that a training keeps busy; 0 is all of them, or all that there is: devices, a robot."""
     if args.simulator == "jax" or args.real_robot or registered_rl[args.algo][1] is AlgoType.EVOLUTION_STRATEGIES:
         return 0

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from agents.registry import registered_rl
 from launch import pipeline
 
 ROOT = Path(__file__).resolve().parents[4]
 SMALL = ["--algo=random_agent", "--env=CartPole-v1", "--no-vis", "--eval-episodes=2", "--final-eval-episodes=4"]
-SMALL += ["--num-timesteps=400000", "--checkpoint-every=2000", "--num-cpu=2", "--num-workers=1"]
+SMALL += ["--num-timesteps=100000", "--checkpoint-every=5000", "--num-cpu=2", "--num-workers=1"]
 
 
 @contextmanager
@@ -95,7 +96,7 @@ def test_kills_of_a_training_and_of_the_pipeline_lose_and_repeat_nothing(tmp_pat
     assert len(list(folder.glob("CartPole-v1/*/*/*/args.json"))) == 2 and not (folder / "abandoned").exists()
     for metrics in folder.glob("CartPole-v1/*/*/*/metrics.jsonl"):
         steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-        assert steps == sorted(steps) and steps[-1] >= 400_000
+        assert steps == sorted(steps) and steps[-1] >= 100_000
     printed = capsys.readouterr()
     assert "1 of 2 jobs are finished already" in printed.err
     assert (folder / "results.csv").read_text().splitlines()[1].startswith("random_agent,ground_truth,CartPole-v1,2,")
@@ -133,13 +134,16 @@ registered_rl["unlucky"] = (Unlucky, AlgoType.OTHER, [ActionType.DISCRETE, Actio
 @pytest.mark.slow
 @pytest.mark.parametrize(("error", "tries"), [('RuntimeError("broke")', 2), ('ValueError("never")', 1)])
 def test_a_job_that_fails_does_not_stop_the_others(error, tries, tmp_path, monkeypatch, capsys):
-    (tmp_path / "unlucky.py").write_text(PLUGIN.format(error=error))
+    module = f"unlucky_{tries}"
+    (tmp_path / f"{module}.py").write_text(PLUGIN.format(error=error))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(registered_rl, "unlucky", registered_rl["random_agent"])  # restored afterwards
     words = [
-        "--plugin=unlucky",
+        f"--plugin={module}",
         "--algo=unlucky",
         *SMALL[1:],
-        "--num-timesteps=400000",
+        "--num-timesteps=100000",
         "--num-iteration=2",
         "--seed=1",
     ]
