@@ -23,6 +23,7 @@ from launch.runtime.plugin import load_plugin
 from launch.runtime.validation import MAX_PORT, check_arguments
 
 DEFAULT_ALGO = "ppo2"
+DEFAULT_ENV = "KukaButtonGymEnv-v0"
 SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position")
 _USAGE = "python launch/train.py [--flag value ...]"
 _DESCRIPTION = (
@@ -104,7 +105,7 @@ def _add_task_flags(parser: FlagParser) -> None:
     )
     add(
         "--env",
-        default="KukaButtonGymEnv-v0",
+        default=DEFAULT_ENV,
         metavar="ID",
         help="Environment: one of the toolbox's, any Gymnasium id, or brax/NAME.",
     )
