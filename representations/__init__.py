@@ -1,0 +1,1 @@
+"""State representation learning: datasets, models, training, metrics."""
