@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.runtime import files
+from launch.runtime.files import read_json, size
 
 SEAL_FILE, PROGRESS_FILE, ORIGINAL_CONFIG = "dataset.json", "progress.json", "dataset_config.json"
 PREPROCESSED, GROUND_TRUTH = "preprocessed_data.npz", "ground_truth.npz"
@@ -165,10 +165,10 @@ def load_dataset(folder: str | Path) -> Dataset:
     if not folder.is_dir():
         raise ValueError(f"{what}: there is no such folder{_neighbours(folder)}")
     if (folder / PROGRESS_FILE).is_file():
-        done = files.read_json(folder / PROGRESS_FILE, what).get("episodes", 0)
+        done = read_json(folder / PROGRESS_FILE, what).get("episodes", 0)
         raise ValueError(f"{what} is not complete, it has {done} episodes: repeat the command that generates it")
     if (folder / SEAL_FILE).is_file():
-        seal = files.read_json(folder / SEAL_FILE, what)
+        seal = read_json(folder / SEAL_FILE, what)
         if seal.get("version") != VERSION or not isinstance(seal.get("config"), dict):
             raise ValueError(f"{what}: {SEAL_FILE} is not of version {VERSION} of this format")
         dataset = _original(folder, seal) if seal.get("format") == "original" else _compact(folder, seal)
@@ -195,9 +195,9 @@ def _compact(folder: Path, seal: dict[str, Any]) -> Dataset:
     arrays = {}
     for name in (FRAMES, *SMALL_ARRAYS):
         path, sealed = folder / f"{name}.npy", seal.get("files", {}).get(name, {})
-        if files.size(path) != sealed.get("bytes") or not path.is_file():
+        if size(path) != sealed.get("bytes") or not path.is_file():
             raise ValueError(
-                f"dataset {folder}: {path.name} has {files.size(path)} bytes, {SEAL_FILE} says {sealed.get('bytes')}: "
+                f"dataset {folder}: {path.name} has {size(path)} bytes, {SEAL_FILE} says {sealed.get('bytes')}: "
                 "it is truncated or was replaced"
             )
         if name != FRAMES and zlib.crc32(path.read_bytes()) != sealed.get("crc32"):
@@ -229,12 +229,12 @@ def _original(folder: Path, seal: dict[str, Any] | None) -> Dataset:
     if len(targets) == 1:  # older datasets hold a fixed target once
         targets = np.repeat(targets, int(starts.sum()), axis=0)
     paths = _picture_paths(folder, images)
-    size = read_picture(paths[0][0]).shape[:2]
-    stated = files.read_json(folder / ORIGINAL_CONFIG, f"dataset {folder}")
+    height, width = read_picture(paths[0][0]).shape[:2]
+    stated = read_json(folder / ORIGINAL_CONFIG, f"dataset {folder}")
     distance = stated.get("max_dist")
     config = {
         "env_id": "",
-        "image_size": int(size[0]),
+        "image_size": int(height),
         "channels": 3 * len(paths[0]),
         "num_actions": int(actions.max()) + 1 if discrete and len(actions) else 0,
         "relative_pos": bool(stated.get("relative_pos", False)),
@@ -245,7 +245,7 @@ def _original(folder: Path, seal: dict[str, Any] | None) -> Dataset:
     return Dataset(
         folder.resolve().name,
         folder,
-        JpegFrames(paths, size),
+        JpegFrames(paths, (height, width)),
         actions.astype(np.int32) if discrete else np.asarray(actions, np.float32).reshape(len(actions), -1),
         np.asarray(rewards, np.float32),
         starts,

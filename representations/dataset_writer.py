@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from launch.runtime import files
+from launch.runtime.files import json_safe, read_json, size, write_json
 from representations.dataset import (
     CONFIG_KEYS,
     FRAMES,
@@ -60,21 +60,21 @@ class DatasetWriter:
     ) -> None:
         self.folder, self._layout = Path(folder), layout
         self._config = {key: config[key] for key in CONFIG_KEYS}
-        self._header = files.json_safe({"format": layout, "config": self._config, "plan": dict(plan)})
+        self._header = json_safe({"format": layout, "config": self._config, "plan": dict(plan)})
         self.episodes, self.rows = 0, 0
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}  # of one row of each array
         if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
         check_folder(self.folder, self._header)
         if (self.folder / PROGRESS_FILE).is_file():
-            progress = files.read_json(self.folder / PROGRESS_FILE, f"dataset {self.folder}")
+            progress = read_json(self.folder / PROGRESS_FILE, f"dataset {self.folder}")
             self.episodes, self.rows = int(progress["episodes"]), int(progress["rows"])
             self._shapes = {name: (tuple(shape), np.dtype(kind)) for name, (shape, kind) in progress["rows_of"].items()}
         else:
             self.folder.mkdir(parents=True)
             self._tell_progress()
             if constants is not None:
-                files.write_json(self.folder / GLOBALS_FILE, constants)
+                write_json(self.folder / GLOBALS_FILE, constants)
         self._files: dict[str, BinaryIO] = {}
         for name in self._shapes:
             self._open(name)
@@ -147,11 +147,11 @@ class DatasetWriter:
         else:
             for name in (FRAMES, *SMALL_ARRAYS):
                 path = self.folder / f"{name}.npy"
-                sealed[name] = {"bytes": files.size(path)}
+                sealed[name] = {"bytes": size(path)}
                 if name != FRAMES:
                     sealed[name]["crc32"] = zlib.crc32(path.read_bytes())
         counts = {"version": VERSION, "episodes": self.episodes, "frames": self.rows, "files": sealed}
-        files.write_json(self.folder / SEAL_FILE, {**self._header, **counts})
+        write_json(self.folder / SEAL_FILE, {**self._header, **counts})
         (self.folder / PROGRESS_FILE).unlink()
         if self._layout == "original":
             for name in SMALL_ARRAYS:
@@ -165,7 +165,7 @@ class DatasetWriter:
     def _tell_progress(self) -> None:
         shapes = {name: [list(shape), kind.str] for name, (shape, kind) in self._shapes.items()}
         counts = {"episodes": self.episodes, "rows": self.rows, "rows_of": shapes}
-        files.write_json(self.folder / PROGRESS_FILE, {**self._header, **counts})
+        write_json(self.folder / PROGRESS_FILE, {**self._header, **counts})
 
     def _open(self, name: str) -> None:
         """Open the file of an array behind the rows that are part of the dataset."""
@@ -224,7 +224,7 @@ class DatasetWriter:
             images_path=np.array(paths),
         )
         described = {"relative_pos": self._config["relative_pos"], "max_dist": str(self._config["max_distance"])}
-        files.write_json(self.folder / ORIGINAL_CONFIG, described)
+        write_json(self.folder / ORIGINAL_CONFIG, described)
 
 
 def check_folder(folder: Path, header: Mapping[str, Any] | None = None) -> None:
@@ -238,7 +238,7 @@ def check_folder(folder: Path, header: Mapping[str, Any] | None = None) -> None:
         ValueError: Something else is there.
     """
     if (folder / PROGRESS_FILE).is_file() and header is not None:
-        found = files.read_json(folder / PROGRESS_FILE, f"dataset {folder}")
+        found = read_json(folder / PROGRESS_FILE, f"dataset {folder}")
         for part in ("format", "config", "plan"):
             if found.get(part) != header[part]:
                 found_part = _difference(found.get(part), header[part], part)
