@@ -35,6 +35,8 @@ _KEYWORDS: dict[str, tuple[str, str]] = {
     "fpv": ("fpv", "--fpv"),
     "image_size": ("image_size", "--image-size"),
     "real_robot": ("real_robot", "--real-robot"),
+    "max_distance": ("max_distance", "--max-distance"),
+    "force_down": ("force_down", "--force-down"),
 }
 
 # Seconds that one reset or step may take before its worker is given up: in a simulator, and at a real robot, whose
@@ -64,6 +66,8 @@ class EnvOptions:
             (`envs.render.drawn_pool`).
         real_robot: "HOST:PORT" of a real robot's server, None for a simulator or the robot's default address.
         render_mode: None, "rgb_array" or "human"; on the host only.
+        max_distance: Radius of the safety sphere around the target (m); None for the environment's own.
+        force_down: Whether the arm can never be commanded upwards; None for the environment's own.
     """
 
     env: str
@@ -81,6 +85,8 @@ class EnvOptions:
     renderer: str = "tiny"
     real_robot: str | None = None
     render_mode: str | None = None
+    max_distance: float | None = None
+    force_down: bool | None = None
 
     @classmethod
     def from_args(cls, args: Any) -> EnvOptions:
