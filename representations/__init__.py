@@ -1,1 +1,1 @@
-"""State representation learning: datasets, models, training, metrics."""
+"""Learned state representations: datasets, encoders, losses, their training, metrics, and the names agents use."""
