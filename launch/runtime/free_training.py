@@ -14,6 +14,7 @@ from launch.runtime.env_globals import environment_globals
 from launch.runtime.logger import RunLogger
 from launch.runtime.model import BEST, FINAL, model_folder
 from launch.runtime.run_folder import create_run_folder
+from launch.runtime.srl_models import encoding_of
 
 
 class Callback:
@@ -59,7 +60,7 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
     if refused:
         raise ValueError(f"{args.algo} brings its own training loop and cannot do {', '.join(refused)}: leave it out")
     options = EnvOptions.from_args(args)
-    check_action_kind(args.algo, host_spec(options))
+    check_action_kind(args.algo, host_spec(options, encoding_of(options)))
     given = {name: value for name, value in vars(args).items() if name != "run_folder"}
     folder = create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, environment_globals(options))
     args.run_folder = folder

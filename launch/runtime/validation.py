@@ -27,7 +27,7 @@ _ENV_FLAGS = (
     ("fpv", "fpv", False),
     ("real_robot", "real_robot", None),
 )
-_PATHS = ("srl_config_file", "load_rl_model_path")
+_PATHS = ("srl_config_file", "load_rl_model_path", "srl_model_path")
 
 
 def check_arguments(args: Namespace) -> None:
@@ -117,7 +117,7 @@ def _check_environment_flags(args: Namespace) -> None:
     if args.renderer == "jax":
         _check_renderer(args)
     for name in ("multi_view", "fpv"):
-        if getattr(args, name) and args.srl_model != "raw_pixels":
+        if getattr(args, name) and args.srl_model != "raw_pixels" and args.srl_model_path is None:
             raise UsageError(f"--{name.replace('_', '-')} adds a picture: it needs --srl-model=raw_pixels")
 
 
@@ -127,7 +127,8 @@ def _check_renderer(args: Namespace) -> None:
         raise UsageError("--renderer=jax: what --simulator=jax shows is drawn so anyway, leave it out")
     from envs.make import EnvOptions
 
-    EnvOptions.from_args(args).told()
+    options = EnvOptions.from_args(args)
+    (options.seen() if options.learned else options).told()
 
 
 def _constructor_keywords(env: str, simulator: str, real: bool) -> set[str] | None:
