@@ -61,6 +61,16 @@ def check_robot(address: str, simulator: str | None) -> None:
         raise UsageError(f"--real-robot={address} is no simulation: leave out --simulator=jax")
 
 
+def check_task(args: Namespace) -> None:
+    """Check the flags of a task whose pictures are recorded.
+
+    Raises:
+        ValueError: The environment does not exist in this simulator, or one of its flags has no meaning for it.
+    """
+    _check_environment(args.env, args.simulator)
+    _check_environment_flags(args)
+
+
 def _check_environment(env: str, simulator: str) -> None:
     """Refuse an environment that does not exist, or not in this simulator."""
     from envs.registry import BRAX_NAMES, registered_env, registered_twin  # here because it loads Gymnasium
@@ -104,7 +114,7 @@ def _check_actions(args: Namespace) -> None:
 
 def _check_environment_flags(args: Namespace) -> None:
     """Refuse flags that mean nothing to the environment, or need one another."""
-    keywords = _constructor_keywords(args.env, args.simulator, real=args.real_robot is not None)
+    keywords = constructor_keywords(args.env, args.simulator, real=args.real_robot is not None)
     for name, keyword, unused in _ENV_FLAGS:
         value = getattr(args, name)
         if value != unused and keywords is not None and keyword not in keywords:
@@ -131,7 +141,7 @@ def _check_renderer(args: Namespace) -> None:
     (options.seen() if options.learned else options).told()
 
 
-def _constructor_keywords(env: str, simulator: str, real: bool) -> set[str] | None:
+def constructor_keywords(env: str, simulator: str, real: bool) -> set[str] | None:
     """Return the keywords of an environment's constructor, None where they cannot be told without importing it."""
     from envs.registry import registered_env, registered_robot, registered_twin
 
