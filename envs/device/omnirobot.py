@@ -152,6 +152,14 @@ class OmniRobotTwin:
         target = self._renderer.target_patch(state.target, state.target_pose, target_noise)
         return self._renderer.picture(target, state.robot, state.robot_pose, robot_noise, colour)
 
+    def ground_truth(self, state: OmniRobotState) -> jax.Array:
+        """Where the robot is (m), float32 [2]."""
+        return state.robot
+
+    def target(self, state: OmniRobotState) -> jax.Array:
+        """Where the target is (m), float32 [2]."""
+        return state.target
+
     def _arrive(self, command: jax.Array, key: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Where the robot gets to, float32 [2] (m), and its heading [] (rad), when told to be somewhere."""
         if not self._noise:

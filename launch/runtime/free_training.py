@@ -14,6 +14,7 @@ from launch.runtime.env_globals import environment_globals
 from launch.runtime.logger import RunLogger
 from launch.runtime.model import BEST, FINAL, model_folder
 from launch.runtime.run_folder import create_run_folder
+from launch.runtime.srl_models import encoding_of
 
 
 class Callback:
@@ -58,7 +59,7 @@ def check_free(args: Namespace) -> EnvOptions:
     if refused:
         raise ValueError(f"{args.algo} brings its own training loop and cannot do {', '.join(refused)}: leave it out")
     options = EnvOptions.from_args(args)
-    check_action_kind(args.algo, host_spec(options))
+    check_action_kind(args.algo, host_spec(options, encoding_of(options)))
     return options
 
 
