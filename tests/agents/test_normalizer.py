@@ -5,7 +5,15 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from agents.common.normalizer import CLIP, RunningStats, init_stats, normalize, update_stats
+from agents.common.normalizer import (
+    CLIP,
+    RunningStats,
+    init_returns,
+    init_stats,
+    normalize,
+    scale_rewards,
+    update_stats,
+)
 
 RNG = np.random.default_rng(1)
 SCALE, SHIFT = np.array([1.0, 100.0, 1e-3], np.float32), np.array([0.0, -500.0, 3.0], np.float32)
@@ -78,3 +86,21 @@ def test_normalized_observations_are_standard() -> None:
 def test_pictures_pass_untouched() -> None:
     picture = RNG.integers(0, 256, (2, 8, 8, 3), np.uint8)
     assert normalize((), picture) is picture
+
+
+def test_rewards_are_divided_by_the_spread_of_returns() -> None:
+    """Over two rollouts, whose episodes go on from one into the other; the first reward is clipped."""
+    known, gamma, seen, returns = init_returns(2), 0.9, [], np.zeros(2)
+    for part in range(2):
+        reward, done = RNG.normal(size=(50, 2)).astype(np.float32), RNG.random((50, 2)) < 0.1
+        if part == 0:
+            reward[0, 0] = 1000.0
+        got, known = scale_rewards(known, jnp.asarray(reward), jnp.asarray(done), gamma)
+        for t in range(50):
+            returns = gamma * returns + reward[t]
+            seen.append(returns)
+            returns = np.where(done[t], 0.0, returns)
+        expected = np.clip(reward / np.std(seen), -CLIP, CLIP)
+        np.testing.assert_allclose(got, expected, rtol=1e-3)
+        np.testing.assert_allclose(known.returns, returns, rtol=1e-4, atol=1e-4)
+    assert np.abs(reward / np.std(seen)).max() < CLIP

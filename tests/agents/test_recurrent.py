@@ -13,7 +13,7 @@ import pytest
 
 from agents import a2c, acer, acktr, ppo2
 from agents.common import kfac
-from agents.common.on_policy import ActorCriticPolicy
+from agents.common.on_policy import ActorCriticPolicy, Estimates
 from agents.types import AgentState, Player
 from envs.types import Box, Discrete, Spec
 from launch.runtime.drivers.device import DeviceDriver
@@ -49,7 +49,7 @@ def layer_norm(x: np.ndarray, params: Any) -> np.ndarray:
     return x * params["Scale_0"]["scale"] + params["Scale_0"]["bias"]
 
 
-@pytest.mark.parametrize("memory", ["lstm", "lnlstm"])
+@pytest.mark.parametrize("memory", [pytest.param("lstm", marks=pytest.mark.slow), "lnlstm"])
 def test_the_cell_is_that_of_the_papers(memory: str) -> None:
     """One environment at a time, step by step, by a loop."""
     policy = policy_for(STATES, memory)
@@ -139,25 +139,51 @@ def test_memory_begins_anew_where_an_episode_ended() -> None:
     acting = jax.jit(agent.init)(jax.random.key(0), a2c.Hyper()).acting
     acting = acting._replace(params=moved(acting.params))
 
-    def player() -> a2c.A2C:
-        algorithm = a2c.A2C()
-        algorithm.adopt(agent, spec, acting, {})
-        return algorithm
-
     obs = np.random.default_rng(0).normal(size=(3, 2, 3)).astype(np.float32)
-    on, again, fresh = player(), player(), player()
-    for algorithm in (on, again):
-        algorithm.getAction(obs[0])
+    algorithm = a2c.A2C()
+    algorithm.adopt(agent, spec, acting, {})
+    fresh = algorithm.getAction(obs[2])
+
+    def third(dones: list[bool]) -> np.ndarray:
+        """What is done at the third step, where all began anew at the first."""
+        algorithm.getAction(obs[0], np.array([True, True]))
         algorithm.getAction(obs[1], np.array([False, False]))
-    expected = [on.getAction(obs[2]), fresh.getAction(obs[2])]
-    assert (np.abs(expected[0] - expected[1]) > 1e-4).all()
-    got = again.getAction(obs[2], np.array([False, True]))
-    np.testing.assert_allclose(got, [expected[0][0], expected[1][1]], atol=1e-6)
+        return algorithm.getAction(obs[2], np.array(dones))
+
+    on = third([False, False])
+    assert (np.abs(on - fresh) > 1e-4).all()
+    np.testing.assert_allclose(third([False, True]), [on[0], fresh[1]], atol=1e-6)
 
 
 def test_whole_environments_must_divide_into_minibatches() -> None:
     with pytest.raises(ValueError, match="--nminibatches=4 must divide --num-cpu=6"):
         ppo2.make(STATES, ppo2.Config(policy="lstm", num_cpu=6))
+
+
+def test_minibatches_are_whole_environments() -> None:
+    policy = policy_for(STATES, "lstm")
+    column = np.arange(15.0).reshape(5, 3)
+    carry = (np.arange(3.0)[:, None], -np.arange(3.0)[:, None])
+    data = Estimates(*[column + 100 * i for i in range(6)], carry, column > 7)
+    rows = policy.rows(data)
+    assert len(rows.action) == 3
+    part = policy.from_rows(jax.tree.map(lambda x: x[np.array([2, 0])], rows))
+    for got, whole in zip(part, data, strict=True):
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(whole), strict=True):
+            np.testing.assert_array_equal(a, b[[2, 0]] if len(b) == 3 else b[:, [2, 0]])
+
+
+def test_replayed_rollouts_come_with_what_was_remembered() -> None:
+    rows = np.arange(4 * 3).reshape(4, 3)  # 4 stored rollouts of 3 environments
+    steps = np.broadcast_to(rows[:, None], (4, 5, 3))
+    carry = (jnp.asarray(rows[..., None]), -jnp.asarray(rows[..., None]))
+    stored = acer.Sequence(*[jnp.asarray(x) for x in (steps, rows, steps, steps, steps, steps)], carry)
+    got = acer._pick(stored, jnp.array([3, 0, 2]))
+    expected = rows[[3, 0, 2], [0, 1, 2]]
+    np.testing.assert_array_equal(got.carry[0][:, 0], expected)
+    np.testing.assert_array_equal(got.carry[1][:, 0], -expected)
+    np.testing.assert_array_equal(got.last_obs, expected)
+    np.testing.assert_array_equal(got.action, np.broadcast_to(expected, (5, 3)))
 
 
 # -- natural gradients ------------------------------------------------------------------------------------------------

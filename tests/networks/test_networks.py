@@ -88,6 +88,16 @@ def test_state_networks_are_separate_and_orthogonal() -> None:
         assert bool(np.any(grad != 0)) == ("value" in path), path
 
 
+def test_uniform_start_is_that_of_pytorch() -> None:
+    network = ActorCritic(1, False, 0, 2, (400,), ortho_init=False)
+    kernels = dense_kernels(network.init(jax.random.key(0), jnp.zeros((1, 100))))
+    assert len(kernels) == 4
+    for kernel in kernels.values():
+        bound = 1 / np.sqrt(len(kernel))
+        assert np.abs(kernel).max() <= bound and np.abs(kernel).max() > 0.98 * bound
+        assert np.std(kernel) == pytest.approx(bound / np.sqrt(3), rel=0.1)
+
+
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_mlp_is_the_matrix_products(activation: str) -> None:
     network = MLP((4, 3), activation)

@@ -136,6 +136,12 @@ def test_simulator_follows_brax():
             "--algo ars --max_grad_norm 3",
             "--max-grad-norm belongs to a2c and acer and acktr and",
         ),
+        (
+            "--algo trpo --policy=lstm",
+            "--policy=lstm belongs to a2c and acer and acktr and ppo2, not trpo; choose one of them or --policy=",
+        ),
+        ("--algo sac --policy lnlstm", "--policy=lnlstm belongs to a2c and acer and acktr and ppo2, not sac"),
+        ("--policy lstn", "--policy=lstn: choose one of feedforward, lstm, lnlstm; did you mean lstm?"),
         ("random-target", "unexpected argument 'random-target'; did you mean --random-target?"),
         ("--seed 1 --seed 2", "--seed is given twice, as 1 and as 2"),
         ("--seed --verbose", "--seed needs a value"),
