@@ -105,7 +105,8 @@ def actor_critic(agent: Agent, state: AgentState, spec: Spec, config: Any, obs: 
     """Values [K], and probabilities of action 1 [K] or mean actions [K, 1], of observations [K, D]."""
     policy = ActorCriticPolicy(spec, config.net_arch, config.activation, config.log_std_init, config.normalize)
     values = policy.value(state.acting.params, normalize(state.acting.stats, obs))
-    actions = np.asarray(agent.probabilities(state, obs))
+    player = Player(agent)
+    actions = np.asarray(player.probabilities(state, obs, player.begin(len(obs))))
     return np.asarray(values), actions[:, 1] if isinstance(spec.action, Discrete) else actions
 
 
@@ -153,6 +154,17 @@ def test_actor_critics_solve_all_probes(name: str, on_host: bool, continuous: bo
     options = options_for(name, continuous) | {"net_arch": ()}
     env = Suite(continuous)
     agent, state = learn(module, algorithm, env, iterations, on_host, options)
+    obs = np.eye(env.obs_size, dtype=np.float32)
+    env.check(*actor_critic(agent, state, env.spec, algorithm.configure(options)[0], obs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "iterations"), [("a2c", 1000), ("ppo2", 100)])
+def test_state_dependent_noise_solves_all_probes(name: str, iterations: int) -> None:
+    module, algorithm, _ = LEARNERS[name]
+    options = options_for(name, True) | {"net_arch": (), "use_sde": True, "sde_sample_freq": 4}
+    env = Suite(continuous=True)
+    agent, state = learn(module, algorithm, env, iterations, False, options)
     obs = np.eye(env.obs_size, dtype=np.float32)
     env.check(*actor_critic(agent, state, env.spec, algorithm.configure(options)[0], obs))
 
@@ -212,6 +224,7 @@ def test_acer_solves_all_probes(on_host: bool, trust_region: bool) -> None:
 
 CONTINUOUS = {"net_arch": (64, 64), "lr_schedule": "linear", "tau": 0.05, "learning_starts": 4096}
 SAC = OFF_POLICY | CONTINUOUS | {"learning_rate": 3e-3, "auto_ent_coef": False, "ent_coef": 0.01}
+SDE = {"use_sde": True, "sde_sample_freq": 4, "log_std_init": -2.0}
 DDPG = {"num_cpu": 16, "nb_rollout_steps": 2, "nb_train_steps": 4, "batch_size": 256, "memory_limit": 8192}
 DDPG |= CONTINUOUS | {"gamma": GAMMA, "normalize": False, "actor_lr": 3e-3, "critic_lr": 3e-3, "critic_l2_reg": 0}
 TD3 = {"twin_critics": True, "policy_delay": 2, "target_noise": 0.05, "noise_action": "normal", "noise_param": True}
@@ -222,10 +235,11 @@ TD3 = {"twin_critics": True, "policy_delay": 2, "target_noise": 0.05, "noise_act
     [
         (sac, sac.SAC, False, SAC),
         pytest.param(sac, sac.SAC, True, SAC, marks=pytest.mark.slow),
+        pytest.param(sac, sac.SAC, False, SAC | SDE, marks=pytest.mark.slow),
         (ddpg, ddpg.DDPG, False, DDPG | TD3),
         (ddpg, ddpg.DDPG, True, DDPG),
     ],
-    ids=["sac-device", "sac-host", "ddpg-td3-device", "ddpg-host"],
+    ids=["sac-device", "sac-host", "sac-sde", "ddpg-td3-device", "ddpg-host"],
 )
 def test_off_policy_actors_solve_all_probes(
     module: ModuleType, algorithm: Any, on_host: bool, options: dict[str, Any]
