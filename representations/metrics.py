@@ -6,7 +6,7 @@ KNN-MSE; Raffin et al., "Decoupling feature extraction from policy learning" (ar
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -155,17 +155,25 @@ def _logits(params: list[tuple[jax.Array, jax.Array]], x: jax.Array) -> jax.Arra
 
 
 def _fit_rewards(inputs: np.ndarray, labels: np.ndarray, seed: int, epochs: int) -> list[tuple[jax.Array, jax.Array]]:
-    """Train the reward predictor; one compiled program."""
+    """Train the reward predictor."""
     sizes, batch = (inputs.shape[1], REWARD_HIDDEN, REWARD_HIDDEN, 2), min(32, len(inputs))
     keys = jax.random.split(jax.random.key(seed), len(sizes))
     params = [
         (jax.random.normal(key, (n, m)) * np.sqrt(2.0 / n), jnp.zeros(m))
         for key, n, m in zip(keys[:-1], sizes[:-1], sizes[1:], strict=True)
     ]
-    optimiser = optax.adam(0.005)
-    data, classes = jnp.asarray(inputs), jnp.asarray(labels)
+    per_epoch = len(inputs) // batch
+    shuffles = jax.vmap(lambda key: jax.random.permutation(key, len(inputs)))(jax.random.split(keys[-1], epochs))
+    batches = shuffles[:, : per_epoch * batch].reshape(epochs * per_epoch, batch)
+    return _descend(params, jnp.asarray(inputs), jnp.asarray(labels), batches)
 
-    def loss(params: list[tuple[jax.Array, jax.Array]], rows: jax.Array) -> jax.Array:
+
+@jax.jit
+def _descend(params: Any, data: jax.Array, classes: jax.Array, batches: jax.Array) -> Any:
+    """The parameters after a step of Adam for each of the batches, rows int32 [steps, batch] of the data."""
+    optimiser = optax.adam(0.005)
+
+    def loss(params: Any, rows: jax.Array) -> jax.Array:
         return optax.softmax_cross_entropy_with_integer_labels(_logits(params, data[rows]), classes[rows]).mean()
 
     def step(carry: tuple, rows: jax.Array) -> tuple[tuple, None]:
@@ -173,11 +181,7 @@ def _fit_rewards(inputs: np.ndarray, labels: np.ndarray, seed: int, epochs: int)
         updates, state = optimiser.update(jax.grad(loss)(params, rows), state)
         return (optax.apply_updates(params, updates), state), None
 
-    per_epoch = len(inputs) // batch
-    shuffles = jax.vmap(lambda key: jax.random.permutation(key, len(inputs)))(jax.random.split(keys[-1], epochs))
-    batches = shuffles[:, : per_epoch * batch].reshape(epochs * per_epoch, batch)
-    (params, _), _ = jax.jit(lambda p: jax.lax.scan(step, (p, optimiser.init(p)), batches))(params)
-    return params
+    return jax.lax.scan(step, (params, optimiser.init(params)), batches)[0][0]
 
 
 def project(states: np.ndarray, components: int) -> np.ndarray:
