@@ -3,7 +3,7 @@
     python benchmarks/datasets.py --env MobileRobotGymEnv-v0 --episodes 80 --image-size 224
 
 Generates a dataset of random actions with `launch/dataset_generator.py`, in a process of its own, and reads it as a
-training does: batches of 32 frames in a random order, copied to NumPy. Prints seconds and frames per second of both; the
+training does: batches of 32 frames in a random order, copied to NumPy. Prints the time of both; that of the
 first includes start-up and compilation. Files are read from the cache of the operating system, if there is room.
 """
 

@@ -104,8 +104,8 @@ def dataset(args: argparse.Namespace, task: str) -> Path:
 
     folder = args.output / task / f"data_{args.image_size}_{args.samples}"
     if not (folder / SEAL_FILE).is_file():
-        # An episode of the robot has 251 frames; one of the arm at random has 100 at least.
-        episodes = -(-args.samples // (251 if task.startswith("nav") else 100))
+        # An episode of the robot has 251 frames; one of the arm at random has some 380.
+        episodes = -(-args.samples // (251 if task.startswith("nav") else 300))
         words = [f"--env={TASKS[task]}", "--random-target", "--simulator=jax", f"--image-size={args.image_size}"]
         words += [f"--num-episode={episodes}", f"--save-path={folder.parent}", f"--name={folder.name}"]
         command(dataset_generator.main, words)
