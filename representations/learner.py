@@ -295,7 +295,9 @@ def _mean(results: list[tuple[dict[str, jax.Array], int]]) -> dict[str, np.ndarr
     counts = np.array([count for _, count in results], np.float64)
     shares = (counts / counts.sum())[:, None]
     names = results[0][0]
-    return {name: (shares * np.array([np.asarray(values[name]) for values, _ in results])).sum(axis=0) for name in names}
+    return {
+        name: (shares * np.array([np.asarray(values[name]) for values, _ in results])).sum(axis=0) for name in names
+    }
 
 
 def _placement(frames: Any, wanted: bool, check: bool) -> tuple[str, bool]:

@@ -55,7 +55,9 @@ def test_pooling_takes_the_maximum_of_nine(size, padding):
 @pytest.mark.parametrize("size", [21, 64, 84, 112, 224])
 def test_networks_fit_any_picture(model_type, size):
     x = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-    out, _ = jax.eval_shape(lambda x: make_encoder(model_type, "plain", 5).init_with_output(jax.random.key(0), x, False), x)
+    out, _ = jax.eval_shape(
+        lambda x: make_encoder(model_type, "plain", 5).init_with_output(jax.random.key(0), x, False), x
+    )
     assert out.shape == (2, 5)
     if model_type != "resnet":
         decoder = make_decoder(model_type, "autoencoder", size, 3)
@@ -79,7 +81,8 @@ def test_networks_have_the_originals_number_of_parameters():
         assert count(make_encoder("custom_cnn", "vae", 2 * states), *picture) + decoder == vae
     assert count(make_encoder("mlp", "plain", 2), *picture) == 9_633_986
     assert count(make_encoder("linear", "plain", 2), *picture) == 301_058
-    # The reference counts 158,211 (S = 2) parameters of the unused convolutional networks with these.
-    unused = 246_341 - 88_130 + 88_130 - 2 * 2305 - 2304 * 3
-    dense = count(make_encoder("mlp", "autoencoder", 2), *picture) + count(make_decoder("mlp", "autoencoder", 224, 3), 2)
-    assert dense == 15_208_730 or unused > 0
+    for family, outputs, both in (("autoencoder", 2, 15_208_730), ("vae", 4, 15_206_282)):
+        dense = count(make_encoder("mlp", family, outputs), *picture) + count(make_decoder("mlp", family, 224, 3), 2)
+        assert dense == both
+    linear = count(make_encoder("linear", "autoencoder", 200), *picture)
+    assert linear + count(make_decoder("linear", "autoencoder", 224, 3), 200) == 60_361_928

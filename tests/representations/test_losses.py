@@ -102,7 +102,9 @@ def test_squared_errors():
 def test_the_reversed_gradient_is_the_negative_one():
     x = jnp.asarray(STATES)
     np.testing.assert_array_equal(losses.reverse_gradient(x), x)
-    forward, backward = (jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (lambda x: x, losses.reverse_gradient))
+    forward, backward = (
+        jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (lambda x: x, losses.reverse_gradient)
+    )
     np.testing.assert_allclose(backward, -forward)
 
 
