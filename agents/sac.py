@@ -12,7 +12,7 @@ import optax
 from agents.base_classes import JaxAlgorithm
 from agents.common.distributions import TanhGaussian
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, track
+from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, keep_replay, track
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
@@ -210,7 +210,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return bounds.scale(policy(state, obs).mode())
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, probabilities)
+    return Agent(init, act, update, traits, probabilities, discard=keep_replay)
 
 
 class SAC(JaxAlgorithm):

@@ -54,6 +54,7 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
             that cannot be written; nothing has been written then.
     """
     given_flags = {"--num-seeds": args.num_seeds > 1, "--sweep": args.sweep, "--resume": args.resume}
+    given_flags["--on-nan=skip"] = args.on_nan == "skip"
     given_flags["--simulator=jax"] = args.simulator == "jax"
     refused = [flag for flag, is_given in given_flags.items() if is_given]
     if refused:
