@@ -333,8 +333,13 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     ]
 
 
-OWN = ("agents", "envs", "networks", "launch", "benchmarks", "tests")
-ALLOWED = {"envs": ("envs",), "networks": ("networks",), "agents": ("agents", "networks", "envs.types")}
+OWN = ("agents", "envs", "networks", "representations", "launch", "benchmarks", "tests")
+ALLOWED = {
+    "envs": ("envs",),
+    "networks": ("networks",),
+    "representations": ("representations", "networks", "envs.types", "launch.runtime.files"),
+    "agents": ("agents", "networks", "envs.types"),
+}
 
 
 @pytest.mark.parametrize("package", ALLOWED)

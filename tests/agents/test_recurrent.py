@@ -1,0 +1,156 @@
+"""Policies that remember: a rollout unrolled is the rollout played, and what must be remembered is learned."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from agents import a2c, acer, acktr, ppo2
+from agents.common import kfac
+from agents.common.distributions import distribution
+from agents.common.on_policy import ActorCriticPolicy, Memory
+from agents.types import AgentState, Player
+from envs.types import Box, Discrete, Spec
+from launch.runtime.drivers.device import DeviceDriver
+from tests.probes import Recall
+
+STATES = Spec("states", (3,), "float32", Discrete(3), 10)
+PICTURES = Spec("pictures", (36, 36, 1), "uint8", Box((-1.0, -1.0), (1.0, 1.0)), 10)
+ALGORITHMS: dict[str, Any] = {"a2c": a2c.A2C, "acer": acer.ACER, "acktr": acktr.ACKTR, "ppo2": ppo2.PPO2}
+
+
+def policy_for(spec: Spec, memory: str, **options: Any) -> ActorCriticPolicy:
+    """A small policy with memory."""
+    return ActorCriticPolicy(spec, (5,), "tanh", -0.5, True, memory=memory, memory_size=6, **options)
+
+
+def moved(params: Any) -> Any:
+    """Parameters away from their start, where gains are all 1 and shifts 0."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
+
+
+# -- the cell -----------------------------------------------------------------------------------------------------
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Logistic function."""
+    return 1 / (1 + np.exp(-x))
+
+
+def layer_norm(x: np.ndarray, params: Any) -> np.ndarray:
+    """Ba et al. 2016, equation 4, of one vector."""
+    x = (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+    return x * params["Scale_0"]["scale"] + params["Scale_0"]["bias"]
+
+
+@pytest.mark.parametrize("memory", ["lstm", "lnlstm"])
+def test_the_cell_is_that_of_the_papers(memory: str) -> None:
+    """One environment at a time, step by step, by a loop."""
+    policy = policy_for(STATES, memory)
+    params = jax.tree.map(np.float64, moved(policy.init(jax.random.key(0)).params))
+    rng = np.random.default_rng(0)
+    obs, begin = rng.normal(size=(6, 2, 3)), rng.random((6, 2)) < 0.3
+    carry = tuple(rng.normal(size=(2, 6)) for _ in range(2))
+    pi, value, after = policy.unroll(params, obs.astype(np.float32), carry, begin)
+    p = params["params"]
+    lstm, step = p["lstm"], p["lstm"]["step"]
+    for n in range(2):
+        cell, out = carry[0][n], carry[1][n]
+        for t in range(6):
+            if begin[t, n]:
+                cell, out = np.zeros(6), np.zeros(6)
+            torso = p["policy_torso"]["Dense_0"]
+            x = np.tanh(obs[t, n] @ torso["kernel"] + torso["bias"]) @ lstm["input"]["kernel"]
+            h = out @ step["recurrent"]["kernel"]
+            if memory == "lnlstm":
+                gates = layer_norm(x, lstm["input_norm"]) + layer_norm(h, step["recurrent_norm"])
+            else:
+                gates = x + lstm["input"]["bias"] + h
+            i, f, o, g = np.split(gates, 4)
+            cell = sigmoid(f) * cell + sigmoid(i) * np.tanh(g)
+            out = sigmoid(o) * np.tanh(layer_norm(cell, step["cell_norm"]) if memory == "lnlstm" else cell)
+            np.testing.assert_allclose(after[0][t, n], cell, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(after[1][t, n], out, rtol=1e-4, atol=1e-5)
+            head = p["value_head"]["Dense_0"]
+            np.testing.assert_allclose(value[t, n], (out @ head["kernel"] + head["bias"])[0], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_begin_orthogonal() -> None:
+    lstm = policy_for(STATES, "lstm").init(jax.random.key(0)).params["params"]["lstm"]
+    for kernel in (np.asarray(lstm["input"]["kernel"]), np.asarray(lstm["step"]["recurrent"]["kernel"])):
+        np.testing.assert_allclose(kernel @ kernel.T, np.eye(len(kernel)), atol=1e-5)
+    assert not np.asarray(lstm["input"]["bias"]).any()
+
+
+# -- unrolling is stepping ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "memory", "noise_steps"),
+    [(STATES, "lnlstm", 0), (PICTURES, "lstm", 3)],
+    ids=["states-discrete", "pictures-continuous-sde"],
+)
+def test_unrolling_is_stepping(spec: Spec, memory: str, noise_steps: int) -> None:
+    """What `update` makes of a rollout is what `act` made of it, across ends of episodes and from what was known."""
+    policy = policy_for(spec, memory, noise_steps=noise_steps)
+    acting = policy.init(jax.random.key(0))
+    acting = acting._replace(params=moved(acting.params))
+    player = Player(policy.agent(lambda *_: AgentState((), ()), lambda *_: (), None))  # type: ignore[arg-type, return-value]
+    rng = np.random.default_rng(3)
+    shape = (9, 2, *spec.obs_shape)
+    obs = rng.integers(0, 255, shape).astype(np.uint8) if spec.pixels else rng.normal(size=shape).astype(np.float32)
+    done = rng.random((9, 2)) < 0.3
+    act, state, memory_now = jax.jit(player.act, static_argnums=3), AgentState(acting, ()), player.begin(2)
+    started = memory_now
+    rows = []
+    for t in range(9):
+        if t == 3:
+            started = memory_now  # a rollout from here
+        action, extras, memory_now = act(state, obs[t], jax.random.key(t), True, memory_now)
+        rows.append((action, extras["log_prob"]))
+        memory_now = player.forget(memory_now, done[t])
+    action, log_prob = (np.stack([row[i] for row in rows[3:]]) for i in range(2))
+    begin = np.concatenate([np.zeros((1, 2), bool), done[3:-1]])
+    stats = acting.stats
+    seen = obs[3:] if spec.pixels else np.clip((obs[3:] - stats.mean) / np.sqrt(stats.var + 1e-8), -10, 10)
+    pi, value, after = jax.jit(policy.unroll)(acting.params, seen, started.carry, begin)
+    np.testing.assert_allclose(pi.log_prob(action), log_prob, rtol=1e-5, atol=1e-5)
+    last = jax.tree.map(lambda x: np.where(done[-1][:, None], 0.0, x[-1]), after)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), last, memory_now.carry)
+    # The successor within an episode is the next observation, and so is its value.
+    following = np.asarray(policy.after(acting.params, np.concatenate([seen[1:], seen[:1]]), after)[1])
+    within = ~done[3:-1]
+    assert within.any() and done[3:-1].any()
+    np.testing.assert_allclose(following[:-1][within], np.asarray(value)[1:][within], rtol=1e-5, atol=1e-5)
+    assert np.abs(following[:-1] - np.asarray(value)[1:])[~within].max() > 1e-3
+
+
+# -- whole learners -----------------------------------------------------------------------------------------------
+
+BASE = {"policy": "lstm", "net_arch": (), "n_lstm": 16, "num_cpu": 32, "ent_coef": 0.0, "normalize": False}
+LEARN: dict[str, tuple[int, dict[str, Any]]] = {
+    "a2c": (500, {"n_steps": 8, "learning_rate": 0.01, "gamma": 0.9}),
+    "acer": (400, {"n_steps": 8, "learning_rate": 0.01, "buffer_size": 256, "replay_start": 64, "gamma": 0.9}),
+    "acktr": (300, {"n_steps": 8, "gamma": 0.9, "learning_rate": 0.25}),
+    "ppo2": (100, {"n_steps": 8, "learning_rate": 0.01, "gamma": 0.9}),
+}
+
+
+@functools.cache
+def returns(name: str, policy: str, continuous: bool = False) -> np.ndarray:
+    """Train on Recall and play; returns [episodes] of the deterministic policy."""
+    cls, (iterations, options) = ALGORITHMS[name], LEARN[name]
+    env = Recall(continuous)
+    more = {"log_std_init": -1.0} if continuous else {}
+    config, hyper = cls.configure(BASE | options | more | {"policy": policy})
+    agent = cls.make(env.spec, config)
+    tree = cls.hyper_tree({key: np.full(1, value) for key, value in hyper.items()})
+    driver = DeviceDriver(env, agent, tree, np.array([1]), iterations, max_chunk=iterations)
+    driver.run(iterations)
+    return driver.evaluate(200, 0)[0]
