@@ -158,6 +158,8 @@ def prepare(
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
+    for run in range(len(runs)) if args.sweep else ():
+        algorithm.check(config, {name: float(values[run]) for name, values in runs.hyper.items()})
     driver = build_driver(
         algorithm, options, config, runs, args.num_timesteps, args.num_workers, args.data_parallel, args.on_nan
     )
