@@ -118,7 +118,8 @@ class RunLogger:
         columns = [run, rank, returns, lengths, self.elapsed() if times is None else times]
         runs, ranks, returns, lengths, times = np.broadcast_arrays(*(np.atleast_1d(column) for column in columns))
         for group in _groups(runs):
-            self._recent[runs[group[0]]].extend(returns[group].tolist())
+            known = returns[group][np.isfinite(returns[group])]  # others are in the monitor files
+            self._recent[runs[group[0]]].extend(known.tolist())
         if self._monitors:
             for group in _groups(runs, ranks):
                 monitor = self._monitors[runs[group[0]]]
@@ -136,7 +137,7 @@ class RunLogger:
         """
         returns = np.asarray(returns, np.float64)
         mean = returns.mean(axis=1)
-        improved = mean > self.best_evaluation
+        improved = np.isfinite(mean) & (mean > self.best_evaluation)
         self.best_evaluation = np.where(improved, mean, self.best_evaluation)
         self._record({"step": int(step)}, {"eval/return": mean, "eval/std": returns.std(axis=1)})
         return improved
@@ -238,6 +239,30 @@ class RunLogger:
                 float(np.nanmean(returns)) if np.isfinite(returns).any() else None,
                 float(best.mean()) if np.isfinite(best).all() else None,
             )
+
+
+class SilentLogger:
+    """Takes what a `RunLogger` records and records nothing: for a process of several of which another one does.
+
+    Args:
+        num_runs: K.
+    """
+
+    def __init__(self, num_runs: int) -> None:
+        self._num_runs = num_runs
+
+    def _ignore(self, *args: Any, **kwargs: Any) -> None:
+        """Record nothing."""
+
+    log = episodes = evaluation = message = restore = close = _ignore
+
+    def recent_returns(self) -> np.ndarray:
+        """Not known here: NaN [K]."""
+        return np.full(self._num_runs, np.nan)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
 
 def aggregate(values: Mapping[str, np.ndarray]) -> dict[str, float]:
