@@ -34,14 +34,14 @@ def policy_of(algo: str, shape: tuple[int, ...], dtype: str, action: Any, **conf
     spec = Spec("Test-v0", shape, dtype, action, 10)
     agent = type(algorithm).make(spec, settings)
     acting = agent.init(jax.random.key(1), algorithm.hyper_tree(hyper)).acting
-    rng = np.random.default_rng(2)
+    rng, spread = np.random.default_rng(2), 0.4 if isinstance(action, Discrete) else 0.15
 
     def moved(leaf: jax.Array) -> np.ndarray:
         value = np.asarray(leaf)
         if value.dtype.kind != "f":
             return value
         positive = bool((value > 0).all())  # variances stay so
-        value = value + rng.normal(0.0, 0.15, value.shape).astype(value.dtype)
+        value = value + rng.normal(0.0, spread, value.shape).astype(value.dtype)
         return np.abs(value) + np.float32(0.1) if positive else value
 
     info = model_info(algo, settings, plan(hyper, {}, 0, 1), EnvOptions("Test-v0"), spec)
