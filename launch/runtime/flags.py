@@ -12,6 +12,7 @@ from typing import Any
 from agents.registry import registered_rl
 from launch.runtime.algorithm_flags import (
     add_algorithm_flags,
+    check_choices,
     check_options,
     explain_unknown,
     read_hyperparam,
@@ -20,10 +21,12 @@ from launch.runtime.algorithm_flags import (
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag, peek
 from launch.runtime.plugin import load_plugin
+from launch.runtime.srl_models import DEFAULT_CONFIG, LEARNED, check_saved_model, resolve_srl_model
 from launch.runtime.validation import MAX_PORT, check_arguments
 
 DEFAULT_ALGO = "ppo2"
-SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position")
+DEFAULT_ENV = "KukaButtonGymEnv-v0"
+SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position", *LEARNED)
 _USAGE = "python launch/train.py [--flag value ...]"
 _DESCRIPTION = (
     "Train a reinforcement-learning or evolution algorithm on a robotics task. Flags may be written with dashes or "
@@ -71,10 +74,11 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
     own = add_algorithm_flags(parser, algo)
     if {"-h", "--help"} & set(argv):  # before the strict parse: help helps with the rest of the line too
         raise HelpRequested(parser.format_help())
+    check_choices(algo, lambda flag: peek(argv, flag))
     try:
         args = parser.parse(argv)
     except UnknownFlag as error:
-        raise explain_unknown(error, algo) from None
+        raise explain_unknown(error, algo, peek(argv, error.spelling)) from None
     if args.help:
         raise HelpRequested(parser.format_help())
     if saved:
@@ -86,6 +90,10 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
     del args.help
     args.run_folder = None
     check_options(args)
+    if saved:
+        check_saved_model(args)
+    else:
+        resolve_srl_model(args, parser.given)
     check_arguments(args)
     return args
 
@@ -115,7 +123,7 @@ def _add_task_flags(parser: FlagParser) -> None:
     )
     add(
         "--env",
-        default="KukaButtonGymEnv-v0",
+        default=DEFAULT_ENV,
         metavar="ID",
         help="Environment: one of the toolbox's, any Gymnasium id, or brax/NAME.",
     )
@@ -126,7 +134,13 @@ def _add_task_flags(parser: FlagParser) -> None:
         help="pybullet is the reference, in worker processes (Gymnasium ids too); jax is the environment's twin on the "
         "accelerator. Without this flag: jax for brax/NAME, else pybullet",
     )
-    add("--srl-model", default="ground_truth", choices=SRL_MODELS, metavar="NAME", help="What is observed.")
+    add(
+        "--srl-model",
+        default="ground_truth",
+        choices=SRL_MODELS,
+        metavar="NAME",
+        help="What is observed: raw_pixels, ground_truth, joints, joints_position, or a learned representation.",
+    )
     add("-c", "--continuous", "--continuous-actions", action="store_true", help="Continuous actions.")
     add(
         "-joints",
@@ -149,8 +163,9 @@ def _add_task_flags(parser: FlagParser) -> None:
         help="Draw pictures in PyBullet's workers, or all at once on the accelerator.",
     )
     add("--real-robot", metavar="HOST:PORT", help="Server of a real robot (Baxter, Robobo, Omnirobot).")
-    add("--srl-config-file", default="config/srl_models.yaml", metavar="FILE", help="Paths of learned representations.")
-    add("--latest", action="store_true", help="Use the environment's newest learned representation.")
+    add("--srl-config-file", default=DEFAULT_CONFIG, metavar="FILE", help="Where learned representations are.")
+    add("--srl-model-path", metavar="DIR", help="Folder of the learned representation, in place of that table.")
+    add("--latest", action="store_true", help="Use the environment's newest representation of the kind --srl-model.")
 
 
 def _add_training_flags(parser: FlagParser) -> None:

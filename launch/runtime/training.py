@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from launch.runtime.logger import RunLogger
 from launch.runtime.model import BEST, FINAL, model_folder, save_model
 from launch.runtime.policy import model_info, only, read_policies
 from launch.runtime.run_folder import create_run_folder
+from launch.runtime.srl_models import encoding_of
 from launch.runtime.sweep import Plan, plan
 
 EVALUATION_SEED = 1_000_003  # during training always the same episodes, so that evaluations compare
@@ -52,6 +53,7 @@ def build_driver(
         # before the first use of the backend.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     hyper = algorithm.hyper_tree(runs.hyper)
+    encoding = encoding_of(options)
 
     def agent_for(spec: Spec) -> tuple[Agent, int]:
         check_action_kind(algorithm.name, spec)
@@ -62,26 +64,24 @@ def build_driver(
     if options.on_device:
         from launch.runtime.drivers.device import DeviceDriver
 
-        env = device_env(options)
+        env = device_env(options, encoding)
         agent, iterations = agent_for(env.spec)
         return DeviceDriver(env, agent, hyper, runs.seeds, iterations, data_parallel=data_parallel)
 
     from envs.host.vector import VectorPool
+    from envs.render.encoded_pool import observed
     from launch.runtime.drivers.host import HostDriver
 
-    factory, spec = host_factory(options), host_spec(options)
+    factory, spec = host_factory(options), host_spec(options, encoding)
     agent, iterations = agent_for(spec)
     options.check_count(agent.traits.num_envs * len(runs))
     timeout = options.step_timeout
 
-    def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> VectorPool:
+    def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> Any:
         workers = num_workers or None
-        return VectorPool(factory, seeds, groups=groups, num_workers=workers, auto_reset=auto_reset, timeout=timeout)
+        pool = VectorPool(factory, seeds, groups=groups, num_workers=workers, auto_reset=auto_reset, timeout=timeout)
+        return observed(pool, options, encoding, auto_reset)
 
-    if options.drawn:
-        from envs.render.drawn_pool import drawing
-
-        return HostDriver(drawing(make_pool, options), spec, agent, hyper, runs.seeds, iterations)
     return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations)
 
 
@@ -107,15 +107,50 @@ def train(
     Raises:
         ValueError: The options are invalid; nothing has been written.
     """
+    options, config, runs, driver = prepare(algorithm, args, env_kwargs, hyperparam)
+    try:
+        return _Training(algorithm, args, options, config, runs, driver, callback).run()
+    finally:
+        driver.close()
+
+
+class Prepared(NamedTuple):
+    """A training that could start: everything is checked, nothing is allocated or written.
+
+    Attributes:
+        options: What the environment is.
+        config: Static options of the algorithm.
+        runs: The K runs.
+        driver: To be closed.
+    """
+
+    options: EnvOptions
+    config: Any
+    runs: Plan
+    driver: Driver
+
+
+def prepare(
+    algorithm: JaxAlgorithm,
+    args: Namespace,
+    env_kwargs: EnvOptions | None = None,
+    hyperparam: dict[str, Any] | None = None,
+) -> Prepared:
+    """Build what a training needs; see `train` for the arguments.
+
+    Raises:
+        ValueError: The options are invalid, or there is too little memory.
+    """
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
     driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers, args.data_parallel)
     try:
         check_memory(driver, len(runs))
-        return _Training(algorithm, args, options, config, runs, driver, callback).run()
-    finally:
+    except ValueError:
         driver.close()
+        raise
+    return Prepared(options, config, runs, driver)
 
 
 def check_memory(driver: Driver, num_runs: int) -> None:
