@@ -41,6 +41,9 @@ _FREE_ON_RESUME = {
     "no_vis",
     "wandb_project",
     "wandb_mode",
+    "tags",
+    "artifacts",
+    "video",
     "port",
     "verbose",
     "on_nan",
@@ -232,6 +235,9 @@ def _add_record_flags(parser: FlagParser) -> None:
         metavar="MODE",
         help="auto is online where a key is configured, else offline.",
     )
+    add("--tags", nargs="+", metavar="TAG", help="wandb tags.")
+    add("--artifacts", action="store_true", help="Send the models to wandb at the end.")
+    add("--video", action="store_true", help="Film the policy at the end; wandb gets it, too.")
     add("--port", type=int, default=8097, minimum=0, maximum=MAX_PORT, help="Accepted for old scripts: visdom's port.")
     add("-v", "--verbose", action="store_true", help="Say more, and show where an error came from.")
     add("-h", "--help", action="store_true", help="Show this text.")

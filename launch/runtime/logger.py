@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class RunLogger:
         wandb_project: wandb project.
         progress: Whether to show the progress line.
         episode_window: Episodes in the running mean of the return.
+        tags: wandb tags.
 
     Raises:
         ValueError: an unknown wandb mode.
@@ -60,13 +61,14 @@ class RunLogger:
         wandb_project: str = "srl-jax",
         progress: bool = True,
         episode_window: int = 40,
+        tags: Sequence[str] = (),
     ) -> None:
         check_mode(wandb_mode)
         self.folder = Path(folder)
         self.num_runs = num_runs
         self.best_evaluation = np.full(num_runs, -np.inf)
         self._env_id = env_id
-        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode)
+        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode, tuple(tags))
         self._wandb_state: dict[str, str] = {}
         self._wandb: WandbSink | None = None
         self._recent = [deque[float](maxlen=episode_window) for _ in range(num_runs)]
@@ -141,6 +143,14 @@ class RunLogger:
         self.best_evaluation = np.where(improved, mean, self.best_evaluation)
         self._record({"step": int(step)}, {"eval/return": mean, "eval/std": returns.std(axis=1)})
         return improved
+
+    def video(self, path: Path) -> None:
+        """Send a video to wandb."""
+        self._sink().video(path)
+
+    def artifact(self, folder: Path, kind: str) -> None:
+        """Send the files of a folder to wandb as an artifact of a kind, such as "model"."""
+        self._sink().artifact(folder, kind)
 
     def recent_returns(self) -> np.ndarray:
         """Mean return of the last `episode_window` episodes of each run, float64 [K]; NaN where none has ended."""
@@ -223,9 +233,9 @@ class RunLogger:
     def _sink(self) -> WandbSink:
         """The wandb sink, started at the first record: only then are the ids of a resumed run known."""
         if self._wandb is None:
-            config, project, mode = self._wandb_options
+            config, project, mode, tags = self._wandb_options
             state = self._wandb_state
-            self._wandb = WandbSink(self.folder, config, project, mode, self.num_runs, self._warn, state)
+            self._wandb = WandbSink(self.folder, config, project, mode, self.num_runs, self._warn, state, tags)
         return self._wandb
 
     def _warn(self, text: str) -> None:

@@ -22,6 +22,7 @@ from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
 from launch.runtime.drivers.common import Chunk, Driver
 from launch.runtime.env_globals import environment_globals
 from launch.runtime.errors import RunError
+from launch.runtime.finishing import complete
 from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import RunLogger, SilentLogger
 from launch.runtime.model import BEST, FINAL, model_folder, save_model
@@ -237,6 +238,8 @@ class _Training:
             args.run_folder = self.folder  # from here on a failure is one of the run, not of the command line
             self._loop()
             score = self._finish()
+            if self.first:
+                complete(self.folder, args, self.logger)
             exit_code = 0
             return score
         finally:
@@ -253,6 +256,7 @@ class _Training:
             wandb_project=args.wandb_project,
             total_steps=args.num_timesteps,
             episode_window=args.episode_window,
+            tags=getattr(args, "tags", ()),
         )
 
     def _create_folder(self) -> Path:
@@ -437,7 +441,9 @@ class _Training:
             scores[name] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=other)
             self._save_model(name, other, scores[name].mean(axis=1))
         means = {name: returns.mean(axis=1) for name, returns in scores.items()}
-        self.logger.log(self.iteration, int(self.steps.min()), {f"score/{name}": mean for name, mean in means.items()})
+        used = scores["final" if self.best is None else "best"]
+        metrics = {f"score/{name}": mean for name, mean in means.items()} | {"score/std": used.std(axis=1)}
+        self.logger.log(self.iteration, int(self.steps.min()), metrics)
         for run, label in enumerate(self.runs.labels):
             said = ", ".join(f"{name} {r[run].mean():.2f} ± {r[run].std():.2f}" for name, r in scores.items())
             self.logger.message(f"{label}: mean return of {count} evaluation episodes: {said}")
