@@ -12,15 +12,15 @@ import jax
 import numpy as np
 
 from agents.base_classes import JaxAlgorithm, check_action_kind
-from agents.common.memory import available_memory
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.types import Spec
+from launch.runtime.batches import check_fits, fitting_driver, split
 from launch.runtime.checkpoint import Checkpointer
 from launch.runtime.drivers.common import Driver
 from launch.runtime.env_globals import environment_globals
 from launch.runtime.interrupt import Interrupt
-from launch.runtime.logger import RunLogger
+from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder, save_model
 from launch.runtime.policy import model_info, only, read_policies
 from launch.runtime.run_folder import create_run_folder
@@ -106,9 +106,13 @@ def train(
     Raises:
         ValueError: The options are invalid; nothing has been written.
     """
-    options, config, runs, driver = prepare(algorithm, args, env_kwargs, hyperparam)
+    options, config, runs, driver = prepared = prepare(algorithm, args, env_kwargs, hyperparam)
     try:
-        return _Training(algorithm, args, options, config, runs, driver, callback).run()
+        if driver.num_runs < len(runs):
+            from launch.runtime.batched_training import train_batches  # here because few need it
+
+            return train_batches(algorithm, args, prepared, callback)
+        return Training(algorithm, args, options, config, runs, driver, callback).run()
     finally:
         driver.close()
 
@@ -120,7 +124,7 @@ class Prepared(NamedTuple):
         options: What the environment is.
         config: Static options of the algorithm.
         runs: The K runs.
-        driver: To be closed.
+        driver: To be closed; of fewer runs where not all fit the memory at once, see `launch.runtime.batches`.
     """
 
     options: EnvOptions
@@ -134,8 +138,12 @@ def prepare(
     args: Namespace,
     env_kwargs: EnvOptions | None = None,
     hyperparam: dict[str, Any] | None = None,
+    exact: bool = True,
 ) -> Prepared:
-    """Build what a training needs; see `train` for the arguments.
+    """Build what a training needs; see `train` for the other arguments.
+
+    Args:
+        exact: Whether to compile the program of several runs at once, to know exactly what memory they need.
 
     Raises:
         ValueError: The options are invalid, or there is too little memory.
@@ -143,7 +151,15 @@ def prepare(
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
-    driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers, args.data_parallel)
+
+    def build(size: int) -> Any:
+        first, _ = split(runs, size)[0]
+        steps, workers = args.num_timesteps, args.num_workers
+        return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel)
+
+    if options.on_device and len(runs) > 1 and not args.data_parallel:
+        return Prepared(options, config, runs, fitting_driver(build, len(runs), args.runs_per_batch, exact))
+    driver = build(len(runs))
     try:
         check_memory(driver, len(runs))
     except ValueError:
@@ -158,15 +174,15 @@ def check_memory(driver: Driver, num_runs: int) -> None:
     Raises:
         ValueError: They would not.
     """
-    needed, available = driver.memory(), available_memory()
-    if needed > available:
-        raise ValueError(
-            f"{num_runs} run{'s' * (num_runs > 1)} would need {needed / 2**30:,.1f} GiB, there are "
-            f"{available / 2**30:,.1f} GiB: take fewer runs, environments or steps to remember, or smaller pictures"
-        )
+    check_fits(driver.memory(), num_runs)
 
 
-class _Training:
+def needed_memory(driver: Driver) -> int:
+    """Bytes that a chunk needs: from the compiler where it is a program, which is compiled now and not again."""
+    return driver.exact_memory() if hasattr(driver, "exact_memory") else driver.memory()
+
+
+class Training:
     """One call of `train`: the loop and what it keeps between blocks.
 
     A block is the unit of logging: a fixed number of iterations, so that what is logged does not depend on how fast
@@ -215,7 +231,7 @@ class _Training:
             episode_window=args.episode_window,
         )
         self.logger.message(f"run folder: {self.folder}")
-        self.logger.message(f"memory: {self.driver.memory() / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
+        self.logger.message(f"memory: {needed_memory(self.driver) / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
         exit_code = 1
         try:
             if args.resume:
@@ -356,10 +372,20 @@ class _Training:
             self._save_model(name, other, scores[name].mean(axis=1))
         means = {name: returns.mean(axis=1) for name, returns in scores.items()}
         self.logger.log(self.iteration, int(self.steps.min()), {f"score/{name}": mean for name, mean in means.items()})
+        self._tell_scores(scores, count)
+        return means
+
+    def _tell_scores(self, scores: dict[str, np.ndarray], count: int) -> None:
+        """Say how each run ended, or all of them where they are many."""
+        if len(self.runs) > MAX_MONITORED_RUNS:
+            for name, returns in scores.items():
+                found = aggregate({"": returns.mean(axis=1)})
+                said = ", ".join(f"{key} {found['/' + key]:.2f}" for key in ("mean", "iqm", "low", "high"))
+                self.logger.message(f"{name} of {len(self.runs)} runs, {count} evaluation episodes each: {said}")
+            return
         for run, label in enumerate(self.runs.labels):
             said = ", ".join(f"{name} {r[run].mean():.2f} ± {r[run].std():.2f}" for name, r in scores.items())
             self.logger.message(f"{label}: mean return of {count} evaluation episodes: {said}")
-        return means
 
     def _training_scores(self) -> dict[str, np.ndarray]:
         """Mean return [K] of the last training episodes, and the best that it was: a robot is not evaluated."""
