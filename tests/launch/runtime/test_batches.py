@@ -117,6 +117,7 @@ def test_the_last_batch_is_filled_up():
     assert parts[2][0].seeds.tolist() == [2, 3, 3] and parts[2][0].hyper["a"].tolist() == [2.0, 2.0, 2.0]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_split_before_anything_is_allocated(monkeypatch):
     args = parse_train_args(SWEEP)
     algorithm = algorithm_class("ppo2")()
