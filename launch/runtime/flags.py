@@ -189,6 +189,14 @@ def _add_training_flags(parser: FlagParser) -> None:
         metavar="NAME:V1,V2",
         help="Train one run per combination of these values (times --num-seeds), all at once.",
     )
+    add(
+        "--runs-per-batch",
+        type=int,
+        default=0,
+        minimum=0,
+        metavar="N",
+        help="With --simulator=jax, train so many runs of a sweep at a time; 0 is as many as fit the memory.",
+    )
     add("--data-parallel", action="store_true", help="Spread the environments of a run, not the runs, over devices.")
     add(
         "--distributed",

@@ -4,8 +4,9 @@ metrics.jsonl holds one JSON object a line, always with `step` (environment step
 the start). With K > 1 runs each entry is K lines with `run` (0 ... K-1) and one line of aggregates without it:
 `<metric>/mean`, `<metric>/iqm`, `<metric>/low` and `<metric>/high`. What is not a finite number is null.
 
-K > 1 runs write their monitor files to `seed_<k>/`, at most `MAX_MONITORED_RUNS` of them: with more runs than that
-none are written (thousands of tiny files), and metrics.jsonl has it all.
+K > 1 runs write their monitor files to `seed_<k>/`, at most `MAX_MONITORED_RUNS` of them. With more runs than that
+none are written (thousands of tiny files), and metrics.jsonl has the aggregates only. `runs.npz` has every metric of
+every run in columns, see `launch.runtime.columns`; it is written with each checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from launch.runtime import files
+from launch.runtime.columns import Columns
 from launch.runtime.monitor import MonitorFiles
 from launch.runtime.progress import ProgressLine
 from launch.runtime.wandb_sink import WandbSink, check_mode
@@ -68,6 +70,7 @@ class RunLogger:
         self.num_runs = num_runs
         self.best_evaluation = np.full(num_runs, -np.inf)
         self._env_id = env_id
+        self._columns = Columns(config.get("labels", [str(run) for run in range(num_runs)]))
         self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode, tuple(tags))
         self._wandb_state: dict[str, str] = {}
         self._wandb: WandbSink | None = None
@@ -165,7 +168,9 @@ class RunLogger:
 
     def state(self) -> dict[str, Any]:
         """Where the record stands: a JSON object for the checkpoint's metadata."""
+        self._save_columns()
         return {
+            "columns": self._columns.lengths(),
             "t_start": self._t_start,
             "elapsed": self.elapsed(),
             "step": self._step,
@@ -188,6 +193,7 @@ class RunLogger:
             raise ValueError(f"the checkpoint has {len(state['recent'])} runs, this command makes {self.num_runs}")
         self._begin(state["t_start"], state["elapsed"], state["step"])
         files.truncate(self.folder / METRICS_FILE, state["metrics_bytes"])
+        self._columns.restore(self.folder, state["columns"])
         for monitor, lengths in zip(self._monitors, state["monitors"], strict=True):
             monitor.restore(lengths)
         for recent, returns in zip(self._recent, state["recent"], strict=True):
@@ -203,8 +209,14 @@ class RunLogger:
         """
         if self._progress:
             self._progress.close()
+        if self._columns.lengths():
+            self._save_columns()
         if self._wandb:
             self._wandb.close(exit_code)
+
+    def _save_columns(self) -> None:
+        if self.num_runs > 1:
+            self._columns.save(self.folder)
 
     def _record(self, head: dict[str, int], metrics: Mapping[str, Any]) -> None:
         values = {name: self._per_run(name, value) for name, value in sorted(metrics.items())}
@@ -212,7 +224,9 @@ class RunLogger:
         self._step = head["step"]
         seconds = {"time": round(self.elapsed(), 3)}
         lines: list[dict[str, Any]] = []
-        for run in range(self.num_runs):
+        if self.num_runs > 1:
+            self._columns.add(self._step, values)
+        for run in range(self.num_runs if self.num_runs <= MAX_MONITORED_RUNS else 0):
             which = {"run": run} if self.num_runs > 1 else {}
             lines.append({**head, **seconds, **which, **{name: _number(value[run]) for name, value in values.items()}})
         if aggregates:
@@ -220,6 +234,9 @@ class RunLogger:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         files.append(self.folder / METRICS_FILE, text.encode())
         self._sink().log(self._step, values, aggregates)
+        scores = {name: value for name, value in values.items() if name.startswith("score/")}
+        if scores and self.num_runs > 1:
+            self._sink().table("runs", self._columns.labels, scores)
         self._show()
 
     def _per_run(self, name: str, value: Any) -> np.ndarray:

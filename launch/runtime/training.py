@@ -13,10 +13,10 @@ import numpy as np
 
 from agents.base_classes import JaxAlgorithm, check_action_kind
 from agents.common.finite import BROKEN, quantities, watched
-from agents.common.memory import available_memory
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.types import Spec
+from launch.runtime.batches import check_fits, fitting_driver, split
 from launch.runtime.checkpoint import Checkpointer
 from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
 from launch.runtime.drivers.common import Chunk, Driver
@@ -24,7 +24,7 @@ from launch.runtime.env_globals import environment_globals
 from launch.runtime.errors import RunError
 from launch.runtime.finishing import complete
 from launch.runtime.interrupt import Interrupt
-from launch.runtime.logger import RunLogger, SilentLogger
+from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, SilentLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder, save_model
 from launch.runtime.policy import model_info, only, read_policies
 from launch.runtime.run_folder import create_run_folder
@@ -122,9 +122,13 @@ def train(
     Raises:
         ValueError: The options are invalid; nothing has been written.
     """
-    options, config, runs, driver = prepare(algorithm, args, env_kwargs, hyperparam)
+    options, config, runs, driver = prepared = prepare(algorithm, args, env_kwargs, hyperparam)
     try:
-        return _Training(algorithm, args, options, config, runs, driver, callback).run()
+        if driver.num_runs < len(runs):
+            from launch.runtime.batched_training import train_batches  # here because few need it
+
+            return train_batches(algorithm, args, prepared, callback)
+        return Training(algorithm, args, options, config, runs, driver, callback).run()
     finally:
         driver.close()
 
@@ -136,7 +140,7 @@ class Prepared(NamedTuple):
         options: What the environment is.
         config: Static options of the algorithm.
         runs: The K runs.
-        driver: To be closed.
+        driver: To be closed; of fewer runs where not all fit the memory at once, see `launch.runtime.batches`.
     """
 
     options: EnvOptions
@@ -150,8 +154,12 @@ def prepare(
     args: Namespace,
     env_kwargs: EnvOptions | None = None,
     hyperparam: dict[str, Any] | None = None,
+    exact: bool = True,
 ) -> Prepared:
-    """Build what a training needs; see `train` for the arguments.
+    """Build what a training needs; see `train` for the other arguments.
+
+    Args:
+        exact: Whether to compile the program of several runs at once, to know exactly what memory they need.
 
     Raises:
         ValueError: The options are invalid, or there is too little memory.
@@ -161,9 +169,15 @@ def prepare(
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
     for run in range(len(runs)) if args.sweep else ():
         algorithm.check(config, {name: float(values[run]) for name, values in runs.hyper.items()})
-    driver = build_driver(
-        algorithm, options, config, runs, args.num_timesteps, args.num_workers, args.data_parallel, args.on_nan
-    )
+
+    def build(size: int) -> Any:
+        first, _ = split(runs, size)[0]
+        steps, workers = args.num_timesteps, args.num_workers
+        return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel, args.on_nan)
+
+    if options.on_device and len(runs) > 1 and not args.data_parallel:
+        return Prepared(options, config, runs, fitting_driver(build, len(runs), args.runs_per_batch, exact))
+    driver = build(len(runs))
     try:
         check_memory(driver, len(runs))
     except ValueError:
@@ -178,15 +192,15 @@ def check_memory(driver: Driver, num_runs: int) -> None:
     Raises:
         ValueError: They would not.
     """
-    needed, available = driver.memory(), available_memory()
-    if needed > available:
-        raise ValueError(
-            f"{num_runs} run{'s' * (num_runs > 1)} would need {needed / 2**30:,.1f} GiB, there are "
-            f"{available / 2**30:,.1f} GiB: take fewer runs, environments or steps to remember, or smaller pictures"
-        )
+    check_fits(driver.memory(), num_runs)
 
 
-class _Training:
+def needed_memory(driver: Driver) -> int:
+    """Bytes that a chunk needs: from the compiler where it is a program, which is compiled now and not again."""
+    return driver.exact_memory() if hasattr(driver, "exact_memory") else driver.memory()
+
+
+class Training:
     """One call of `train`: the loop and what it keeps between blocks.
 
     A block is the unit of logging: a fixed number of iterations, so that what is logged does not depend on how fast
@@ -228,7 +242,7 @@ class _Training:
         self.checkpoints = Checkpointer(self.folder)
         self.logger = self._make_logger() if self.first else SilentLogger(len(self.runs))
         self.logger.message(f"run folder: {self.folder}")
-        self.logger.message(f"memory: {self.driver.memory() / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
+        self.logger.message(f"memory: {needed_memory(self.driver) / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
         exit_code = 1
         try:
             if args.resume:
@@ -444,10 +458,20 @@ class _Training:
         used = scores["final" if self.best is None else "best"]
         metrics = {f"score/{name}": mean for name, mean in means.items()} | {"score/std": used.std(axis=1)}
         self.logger.log(self.iteration, int(self.steps.min()), metrics)
+        self._tell_scores(scores, count)
+        return means
+
+    def _tell_scores(self, scores: dict[str, np.ndarray], count: int) -> None:
+        """Say how each run ended, or all of them where they are many."""
+        if len(self.runs) > MAX_MONITORED_RUNS:
+            for name, returns in scores.items():
+                found = aggregate({"": returns.mean(axis=1)})
+                said = ", ".join(f"{key} {found['/' + key]:.2f}" for key in ("mean", "iqm", "low", "high"))
+                self.logger.message(f"{name} of {len(self.runs)} runs, {count} evaluation episodes each: {said}")
+            return
         for run, label in enumerate(self.runs.labels):
             said = ", ".join(f"{name} {r[run].mean():.2f} ± {r[run].std():.2f}" for name, r in scores.items())
             self.logger.message(f"{label}: mean return of {count} evaluation episodes: {said}")
-        return means
 
     def _training_scores(self) -> dict[str, np.ndarray]:
         """Mean return [K] of the last training episodes, and the best that it was: a robot is not evaluated."""

@@ -94,6 +94,7 @@ class DeviceDriver:
         self._chunk = jax.jit(play, donate_argnums=0, out_shardings=(self._run_sharding, self._sharding))
         self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)), out_shardings=self._run_sharding)
         self._evaluators: dict[tuple[int, bool], Any] = {}
+        self._compiled: Any = None  # the chunk, where it was compiled before its first use
         self._run: Run | None = None
 
     def begin(self, hyper: Any, seeds: np.ndarray) -> None:
@@ -116,7 +117,8 @@ class DeviceDriver:
     def run(self, count: int) -> Chunk:
         """Play and learn for at most `count` iterations; see Driver.run."""
         count = min(count, self.max_chunk)
-        run, reports = self._chunk(
+        play = self._compiled or self._chunk
+        run, reports = play(
             self.state, self._keys, self.hyper, np.int32(self.iteration), np.int32(count), self._progress_per_iteration
         )
         self._run = run
@@ -167,6 +169,25 @@ class DeviceDriver:
         traits = self.agent.traits
         record = 9 * self.max_chunk * traits.rollout_length * traits.num_envs
         return tree_bytes(run) + self.num_runs * (tree_bytes(batch) + record)
+
+    def exact_memory(self) -> int:
+        """Bytes that a chunk needs, from the compiler; compiles it, with nothing allocated yet.
+
+        Counted are the runs, what the program works with, and its report, on all devices of this process together.
+        """
+        if self._compiled is None:
+            shapes = jax.eval_shape(self._init, self._keys, self.hyper)
+
+            def placed(shape: Any, sharding: NamedSharding) -> Any:
+                return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shape)
+
+            run = Run(*map(placed, shapes, self._run_sharding))
+            start, count = np.int32(0), np.int32(1)
+            lowered = self._chunk.lower(run, self._keys, self.hyper, start, count, self._progress_per_iteration)
+            self._compiled = lowered.compile()
+        sizes = self._compiled.memory_analysis()
+        used = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        return len(self._sharding.addressable_devices) * (used + sizes.temp_size_in_bytes)
 
     def close(self) -> None:
         """Nothing to free."""
