@@ -13,11 +13,11 @@ from jax.typing import ArrayLike
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import normalize
 from agents.common.off_policy import copied, track
-from agents.common.on_policy import Acting, ActorCriticPolicy
+from agents.common.on_policy import Acting, ActorCriticPolicy, begins
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.returns import fold
 from agents.common.schedules import schedule
-from agents.options import LR_SCHEDULES, option
+from agents.options import LR_SCHEDULES, POLICIES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 
@@ -29,7 +29,8 @@ class Config:
     """Static options of ACER."""
 
     num_cpu: int = option(1, "Number of environments.", minimum=1)
-    policy: str = option("feedforward", "Policy network.", choices=("feedforward",))
+    policy: str = option("feedforward", "Policy network; the others remember.", choices=POLICIES)
+    n_lstm: int = option(256, "Cells of the LSTM.", minimum=1)
     n_steps: int = option(20, "Steps of each environment between updates.", minimum=1, search=(5, 50))
     buffer_size: int = option(5000, "Steps of each environment to remember.", minimum=1)
     replay_start: int = option(1000, "Steps of each environment before the first replay.", minimum=0)
@@ -61,7 +62,7 @@ jax.tree_util.register_dataclass(Hyper)
 
 
 class Sequence(NamedTuple):
-    """A rollout to learn from, leaves [T, N]; `last_obs` [N].
+    """A rollout to learn from, leaves [T, N]; `last_obs` and `carry` [N].
 
     The value after a time limit is folded into `reward` when the rollout is played: frames are stored once.
     """
@@ -72,6 +73,7 @@ class Sequence(NamedTuple):
     reward: jax.Array
     done: jax.Array
     behaviour: jax.Array  # probabilities of all actions when it was played, [T, N, n]
+    carry: Any = ()  # what an LSTM remembered before it
 
 
 class Learning(NamedTuple):
@@ -155,9 +157,11 @@ def loss(
         hyper: Weights, truncation and trust region.
         trust_region: Whether the gradient is projected.
     """
-    pi, q = policy.distribution(params, data.obs).probabilities(), policy.value(params, data.obs)
-    last_pi = policy.distribution(params, data.last_obs).probabilities()
-    last_value = jax.lax.stop_gradient(jnp.sum(last_pi * policy.value(params, data.last_obs), axis=-1))
+    seen = data.obs, data.carry, begins(data.done > 0) if policy.recurrent else ()
+    output, q, after = policy.unroll(params, *seen)
+    last_pi, last_q, _ = policy.step(params, data.last_obs, jax.tree.map(lambda x: x[-1], after))
+    last_value = jax.lax.stop_gradient(jnp.sum(last_pi.probabilities() * last_q, axis=-1))
+    pi = output.probabilities()
     fixed_pi, fixed_q = jax.lax.stop_gradient((pi, q))
     chosen = jax.nn.one_hot(data.action, pi.shape[-1])
     ratio = fixed_pi / (data.behaviour + TINY)
@@ -167,7 +171,7 @@ def loss(
     target = retrace(data.reward, discount, q_played, value, last_value, ratio_played)
     gradient = jax.grad(objective)(fixed_pi, chosen, fixed_q - value[..., None], target - value, ratio, hyper)
     if trust_region:
-        average_pi = policy.distribution(average, data.obs).probabilities()
+        average_pi = policy.unroll(average, *seen)[0].probabilities()
         gradient = trusted(gradient, fixed_pi, average_pi, hyper.delta)
     policy_loss = -jnp.mean(jnp.sum(pi * jax.lax.stop_gradient(gradient), axis=-1))
     q_loss = 0.5 * jnp.mean((jnp.sum(q * chosen, axis=-1) - target) ** 2)
@@ -178,17 +182,18 @@ def loss(
 
 def _played(policy: ActorCriticPolicy, acting: Acting, batch: Transition, gamma: ArrayLike) -> Sequence:
     """A rollout as it is stored."""
-    next_obs = normalize(acting.stats, batch.next_obs)
-    pi = policy.distribution(acting.params, next_obs).probabilities()
-    next_value = jnp.sum(pi * policy.value(acting.params, next_obs), axis=-1)
+    carry, begin = policy.recalled(batch)
+    *_, after = policy.unroll(acting.params, normalize(acting.stats, batch.obs), carry, begin)
+    pi, q = policy.after(acting.params, normalize(acting.stats, batch.next_obs), after)
+    next_value = jnp.sum(pi.probabilities() * q, axis=-1)
     reward, _ = fold(batch.reward, batch.terminated, batch.truncated, next_value, gamma)
     done = (batch.terminated | batch.truncated).astype(jnp.float32)
-    return Sequence(batch.obs, batch.next_obs[-1], batch.action, reward, done, batch.extras["behaviour"])
+    return Sequence(batch.obs, batch.next_obs[-1], batch.action, reward, done, batch.extras["behaviour"], carry)
 
 
 def make(spec: Spec, config: Config) -> Agent:
     """Build ACER for an environment."""
-    policy = ActorCriticPolicy(spec, config.net_arch, config.activation, 0.0, config.normalize, action_values=True)
+    policy = ActorCriticPolicy.of(spec, config, action_values=True)
     entries, first_replay = config.buffer_size // config.n_steps, -(-config.replay_start // config.n_steps)
 
     def rmsprop(hyper: Hyper) -> optax.GradientTransformation:
@@ -198,12 +203,9 @@ def make(spec: Spec, config: Config) -> Agent:
         acting, lead = policy.init(key), (entries, config.n_steps, config.num_cpu)
         obs = jnp.zeros((*lead, *spec.obs_shape), spec.obs_dtype)
         numbers, behaviour = jnp.zeros(lead), jnp.zeros((*lead, policy.network.num_actions))
-        replay = Sequence(obs, obs[:, 0], jnp.zeros(lead, jnp.int32), numbers, jnp.zeros(lead), behaviour)
+        carry = jax.tree.map(lambda x: jnp.zeros((entries, *x.shape)), policy.begin(config.num_cpu).carry)
+        replay = Sequence(obs, obs[:, 0], jnp.zeros(lead, jnp.int32), numbers, jnp.zeros(lead), behaviour, carry)
         return AgentState(acting, Learning(copied(acting.params), rmsprop(hyper).init(acting.params), replay))
-
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        pi = policy.distribution(state.acting.params, normalize(state.acting.stats, obs))
-        return (pi.sample(key) if explore else pi.mode()), {"behaviour": pi.probabilities()}
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, (average, optimizer, replay) = state
@@ -234,7 +236,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, Learning(average, optimizer, replay)), metrics | {"learning_rate": rate}
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+    return policy.agent(init, update, traits, lambda pi, action: {"behaviour": pi.probabilities()})
 
 
 def _replays(clock: Clock, ratio: float, first: int) -> jax.Array:
@@ -250,7 +252,9 @@ def _pick(replay: Sequence, which: jax.Array) -> Sequence:
     def pick(ring: jax.Array) -> jax.Array:
         return ring[which, :, envs].swapaxes(0, 1)  # [N, T, ...] to [T, N, ...]
 
-    return jax.tree.map(pick, replay._replace(last_obs=()))._replace(last_obs=replay.last_obs[which, envs])
+    at_ends = replay.last_obs, replay.carry
+    last_obs, carry = jax.tree.map(lambda ring: ring[which, envs], at_ends)
+    return jax.tree.map(pick, replay._replace(last_obs=(), carry=()))._replace(last_obs=last_obs, carry=carry)
 
 
 class ACER(JaxAlgorithm):

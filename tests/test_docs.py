@@ -23,11 +23,16 @@ from envs.host.kuka_button import KukaButtonGymEnv
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.registry import BRAX_NAMES, registered_env, registered_twin
 from envs.types import Box, Discrete, Spec
+from launch.dataset_generator import generator_flags, parse_generator_args
+from launch.dataset_tools import parse_tools_args, tools_flags
 from launch.enjoy import enjoy_flags, parse_enjoy_args
+from launch.enjoy_latent import latent_flags, parse_latent_args
 from launch.render_scenes import parse_scenes_args
 from launch.runtime.errors import HelpRequested
 from launch.runtime.flag_parser import FlagParser
 from launch.runtime.flags import common_flags, parse_train_args
+from launch.srl_metrics import metrics_flags, parse_metrics_args
+from tests.learned import linear_model
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -145,15 +150,23 @@ def test_logged_metrics_are_explained(algo):
 
 
 @pytest.mark.parametrize(
-    ("title", "parser"), [("Flags of every algorithm", common_flags()), ("Playing a model", enjoy_flags())]
+    ("page", "title", "parser"),
+    [
+        ("command_line.md", "Flags of every algorithm", common_flags()),
+        ("command_line.md", "Playing a model", enjoy_flags()),
+        ("datasets.md", "Recording episodes", generator_flags()),
+        ("datasets.md", "Joining datasets, relative positions", tools_flags()),
+        ("datasets.md", "Metrics", metrics_flags()),
+        ("datasets.md", "Walking through the latent space", latent_flags()),
+    ],
 )
-def test_common_flags_are_documented_with_their_defaults(title: str, parser: FlagParser):
-    table = rows(section(read(DOCS / "command_line.md"), title))
+def test_common_flags_are_documented_with_their_defaults(page: str, title: str, parser: FlagParser):
+    table = {name: cells for name, cells in rows(section(read(DOCS / page), title)).items() if name[0] == "-"}
     assert list(table) == [parser[name].option.flag for name in parser.names]
     for name in parser.names:
         option = parser[name].option
         assert as_number(table[option.flag][0]) == default_text(option.default), name
-    text = read(DOCS / "command_line.md")
+    text = read(DOCS / page)
     assert all(spelling in text for name in parser.names for spelling in parser[name].spellings)
 
 
@@ -161,6 +174,10 @@ PARSERS = {
     "launch/train.py": parse_train_args,
     "launch/enjoy.py": parse_enjoy_args,
     "launch/render_scenes.py": parse_scenes_args,
+    "launch/dataset_generator.py": parse_generator_args,
+    "launch/dataset_tools.py": parse_tools_args,
+    "launch/srl_metrics.py": parse_metrics_args,
+    "launch/enjoy_latent.py": parse_latent_args,
 }
 
 
@@ -181,6 +198,7 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     assert len(commands) > 25
     monkeypatch.chdir(tmp_path)
     (tmp_path / "docs" / "pictures").mkdir(parents=True)
+    linear_model(tmp_path / "logs/srl/MobileRobotGymEnv-v0/autoencoder", "MobileRobotGymEnv-v0", image_size=64)
     for page, (program, *words) in commands:
         if "--resume" in words:
             continue

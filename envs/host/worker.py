@@ -6,7 +6,6 @@ Never imports jax: a worker starts in well under a second and stays small.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import math
 import os
@@ -21,6 +20,7 @@ import gymnasium
 import numpy as np
 
 from envs.host.gymnasium_env import spec_of
+from envs.host.lifeline import die_with
 from envs.host.protocol import BUILT, CLOSE, FAILED, LAST, Failure, Memory, Setup, receive_object, send_object
 from envs.types import Spec
 
@@ -192,16 +192,6 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 
-def _die_with_pool(lifeline: int) -> None:
-    """Have the kernel end this process as soon as the other end of a pipe is gone, whatever it is doing then.
-
-    A signal rather than a thread that waits: one more thread makes every malloc of a simulator slower.
-    """
-    signal.signal(signal.SIGIO, signal.SIG_DFL)  # which terminates
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-
-
 def main(descriptor: int, commands: int, lifeline: int) -> None:
     """Entry point of a worker process.
 
@@ -211,7 +201,7 @@ def main(descriptor: int, commands: int, lifeline: int) -> None:
         lifeline: File descriptor of the inherited pipe whose other end only the pool holds.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it closes its workers in order
-    _die_with_pool(lifeline)
+    die_with(lifeline)
     connection = socket.socket(fileno=descriptor)
     with contextlib.suppress(EOFError, ConnectionError):  # the pool is gone
         worker = _Worker(connection, commands, receive_object(connection))

@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from launch.runtime import files, trees
+from launch.runtime.run_folder import CHECKPOINTS_FOLDER
 
-FOLDER = "checkpoints"
 # Names of a checkpoint that is being written and of one that is being removed; neither is a number.
 _PENDING, _REMOVED = "pending", "removed"
 _SEAL = "seal.json"
@@ -50,7 +50,7 @@ class Checkpointer:
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2) -> None:
         if keep < 1:
             raise ValueError(f"keep must be at least 1 checkpoint, not {keep}")
-        self.folder = Path(folder).absolute() / FOLDER
+        self.folder = Path(folder).absolute() / CHECKPOINTS_FOLDER
         self.keep = keep
         self._damaged: set[int] = set()
 

@@ -243,28 +243,38 @@ class FlagParser:
         """Rewrite a command line as `--name=value` words, one per value."""
         words, waiting = [], deque(argv)
         while waiting:
-            word = waiting.popleft()
-            spelling, equals, text = word.partition("=")
-            if not _looks_like_flag(word):
-                known = "--" + word.lstrip("-")
-                raise UsageError(
-                    f"unexpected argument {word!r}" + (f"; did you mean {known}?" if known in self._spellings else "")
-                )
-            flag, negated = self._find(spelling)
-            if negated and equals:
-                raise UsageError(f"{spelling} takes no value")
-            values = [text] if equals else []
-            if not flag.takes_value:
-                if not equals and not negated and waiting and waiting[0].lower() in _BOOLEAN_WORDS:
-                    values = [waiting.popleft()]
-                values = values or ["false" if negated else "true"]
-            else:
-                while waiting and not _looks_like_flag(waiting[0]) and (flag.many or not values):
-                    values.append(waiting.popleft())
-            if not values:
-                raise UsageError(f"{spelling} needs a value")
-            words += [f"--{flag.option.name}={value}" for value in values]
+            words += self.take(waiting)
         return words
+
+    def take(self, waiting: deque[str]) -> list[str]:
+        """Remove the first flag of a command line and its values; return them as `--name=value` words, one per value.
+
+        Raises:
+            UnknownFlag: There is no such flag; the command line is left as it was.
+            UsageError: The first word is no flag, or its value is missing or not wanted.
+        """
+        word = waiting[0]
+        spelling, equals, text = word.partition("=")
+        if not _looks_like_flag(word):
+            known = "--" + word.lstrip("-")
+            raise UsageError(
+                f"unexpected argument {word!r}" + (f"; did you mean {known}?" if known in self._spellings else "")
+            )
+        flag, negated = self._find(spelling)
+        if negated and equals:
+            raise UsageError(f"{spelling} takes no value")
+        waiting.popleft()
+        values = [text] if equals else []
+        if not flag.takes_value:
+            if not equals and not negated and waiting and waiting[0].lower() in _BOOLEAN_WORDS:
+                values = [waiting.popleft()]
+            values = values or ["false" if negated else "true"]
+        else:
+            while waiting and not _looks_like_flag(waiting[0]) and (flag.many or not values):
+                values.append(waiting.popleft())
+        if not values:
+            raise UsageError(f"{spelling} needs a value")
+        return [f"--{flag.option.name}={value}" for value in values]
 
     def _find(self, spelling: str) -> tuple[Flag, bool]:
         """Return the flag that a spelling stands for, and whether it negates it (`--noflag`)."""

@@ -12,6 +12,7 @@ from typing import Any
 from agents.registry import registered_rl
 from launch.runtime.algorithm_flags import (
     add_algorithm_flags,
+    check_choices,
     check_options,
     explain_unknown,
     read_hyperparam,
@@ -24,6 +25,7 @@ from launch.runtime.srl_models import DEFAULT_CONFIG, LEARNED, check_saved_model
 from launch.runtime.validation import MAX_PORT, check_arguments
 
 DEFAULT_ALGO = "ppo2"
+DEFAULT_ENV = "KukaButtonGymEnv-v0"
 SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position", *LEARNED)
 _USAGE = "python launch/train.py [--flag value ...]"
 _DESCRIPTION = (
@@ -61,10 +63,11 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
     own = add_algorithm_flags(parser, algo)
     if {"-h", "--help"} & set(argv):  # before the strict parse: help helps with the rest of the line too
         raise HelpRequested(parser.format_help())
+    check_choices(algo, lambda flag: peek(argv, flag))
     try:
         args = parser.parse(argv)
     except UnknownFlag as error:
-        raise explain_unknown(error, algo) from None
+        raise explain_unknown(error, algo, peek(argv, error.spelling)) from None
     if args.help:
         raise HelpRequested(parser.format_help())
     if saved:
@@ -109,7 +112,7 @@ def _add_task_flags(parser: FlagParser) -> None:
     )
     add(
         "--env",
-        default="KukaButtonGymEnv-v0",
+        default=DEFAULT_ENV,
         metavar="ID",
         help="Environment: one of the toolbox's, any Gymnasium id, or brax/NAME.",
     )

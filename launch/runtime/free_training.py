@@ -47,12 +47,11 @@ class Callback:
         return self._steps < self._args.num_timesteps
 
 
-def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
-    """Train a `BaseRLObject` that is no `JaxAlgorithm`; sets `args.run_folder` once the folder exists.
+def check_free(args: Namespace) -> EnvOptions:
+    """Check that a learner with its own loop can be trained as the flags say, and return the environment's options.
 
     Raises:
-        ValueError: A flag that only built-in drivers understand, actions that the learner does not have, or a folder
-            that cannot be written; nothing has been written then.
+        ValueError: A flag that only built-in drivers understand, or actions that the learner does not have.
     """
     given_flags = {"--num-seeds": args.num_seeds > 1, "--sweep": args.sweep, "--resume": args.resume}
     given_flags["--simulator=jax"] = args.simulator == "jax"
@@ -61,6 +60,17 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
         raise ValueError(f"{args.algo} brings its own training loop and cannot do {', '.join(refused)}: leave it out")
     options = EnvOptions.from_args(args)
     check_action_kind(args.algo, host_spec(options, encoding_of(options)))
+    return options
+
+
+def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
+    """Train a `BaseRLObject` that is no `JaxAlgorithm`; sets `args.run_folder` once the folder exists.
+
+    Raises:
+        ValueError: A flag that only built-in drivers understand, actions that the learner does not have, or a folder
+            that cannot be written; nothing has been written then.
+    """
+    options = check_free(args)
     given = {name: value for name, value in vars(args).items() if name != "run_folder"}
     folder = create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, environment_globals(options))
     args.run_folder = folder

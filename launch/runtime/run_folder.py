@@ -7,7 +7,7 @@ work. Two runs that start in the same second get folders of their own (`<date>`,
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,7 @@ DEFAULT_LOG_DIR = "logs/"
 DATE_FORMAT = "%y-%m-%d_%Hh%M_%S"
 ARGS_FILE = "args.json"
 ENV_GLOBALS_FILE = "env_globals.json"
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 class RunRecord(NamedTuple):
@@ -82,7 +83,27 @@ def create_run_folder(
     Raises:
         ValueError: the folder cannot be made; nothing is left behind.
     """
-    names = [_folder_name(part) for part in (env_id, srl_model, algo)]
+    names = [folder_name(part) for part in (env_id, srl_model, algo)]
+    return make_dated_folder(log_dir, names, {ARGS_FILE: args, ENV_GLOBALS_FILE: env_globals}, when)
+
+
+def make_dated_folder(
+    log_dir: str | os.PathLike[str],
+    names: Sequence[str],
+    content: Mapping[str, Mapping[str, Any]],
+    when: datetime | None = None,
+) -> Path:
+    """Make the new folder `<log-dir>/<names>/<date>` with JSON files in it.
+
+    Args:
+        log_dir: Root of all logs; made where it does not exist.
+        names: Folders below it.
+        content: File name -> what it holds; entries that JSON cannot hold are left out.
+        when: Local time; now by default.
+
+    Raises:
+        ValueError: the folder cannot be made; nothing is left behind.
+    """
     parent = check_log_dir(log_dir).joinpath(*names)
     date = (when or datetime.now()).strftime(DATE_FORMAT)
     made: list[Path] = []
@@ -92,15 +113,20 @@ def create_run_folder(
             made.append(missing)
         folder = _make_unique(parent, date)
         made.append(folder)
-        files.write_json(folder / ARGS_FILE, args)
-        files.write_json(folder / ENV_GLOBALS_FILE, env_globals)
+        for name, mapping in content.items():
+            files.write_json(folder / name, mapping)
     except OSError as error:
-        _remove(made)
+        _remove(made, content)
         raise ValueError(f"--log-dir {log_dir} cannot be written: {error.strerror}") from None
     return folder
 
 
-def _folder_name(part: str) -> str:
+def folder_name(part: str) -> str:
+    """Turn an id into the name of a folder: brax/ant -> brax-ant.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
     name = part.replace("/", "-").replace(os.sep, "-")
     if name in ("", ".", ".."):
         raise ValueError(f"'{part}' cannot name a folder of a run")
@@ -118,9 +144,9 @@ def _make_unique(parent: Path, date: str) -> Path:
     raise AssertionError("unreachable: the count never ends")
 
 
-def _remove(made: list[Path]) -> None:
+def _remove(made: list[Path], names: Iterable[str]) -> None:
     for folder in reversed(made):
-        for name in (ARGS_FILE, ENV_GLOBALS_FILE):
+        for name in names:
             (folder / name).unlink(missing_ok=True)
         try:
             folder.rmdir()

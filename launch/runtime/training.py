@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -106,15 +106,50 @@ def train(
     Raises:
         ValueError: The options are invalid; nothing has been written.
     """
+    options, config, runs, driver = prepare(algorithm, args, env_kwargs, hyperparam)
+    try:
+        return _Training(algorithm, args, options, config, runs, driver, callback).run()
+    finally:
+        driver.close()
+
+
+class Prepared(NamedTuple):
+    """A training that could start: everything is checked, nothing is allocated or written.
+
+    Attributes:
+        options: What the environment is.
+        config: Static options of the algorithm.
+        runs: The K runs.
+        driver: To be closed.
+    """
+
+    options: EnvOptions
+    config: Any
+    runs: Plan
+    driver: Driver
+
+
+def prepare(
+    algorithm: JaxAlgorithm,
+    args: Namespace,
+    env_kwargs: EnvOptions | None = None,
+    hyperparam: dict[str, Any] | None = None,
+) -> Prepared:
+    """Build what a training needs; see `train` for the arguments.
+
+    Raises:
+        ValueError: The options are invalid, or there is too little memory.
+    """
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
     driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers, args.data_parallel)
     try:
         check_memory(driver, len(runs))
-        return _Training(algorithm, args, options, config, runs, driver, callback).run()
-    finally:
+    except ValueError:
         driver.close()
+        raise
+    return Prepared(options, config, runs, driver)
 
 
 def check_memory(driver: Driver, num_runs: int) -> None:

@@ -95,6 +95,16 @@ class DeviceDriver:
         self._evaluators: dict[tuple[int, bool], Any] = {}
         self._run: Run | None = None
 
+    def begin(self, hyper: Any, seeds: np.ndarray) -> None:
+        """Start K other runs, with the programs that are compiled already.
+
+        Args:
+            hyper: Hyperparameters, float32 leaves [K].
+            seeds: Run seeds [K].
+        """
+        self._keys, self.hyper = _place((run_keys(seeds), hyper), self._sharding)
+        self._run, self.iteration = None, 0
+
     @property
     def state(self) -> Run:
         """The runs, leaves [K, ...]; started on first use."""

@@ -1,0 +1,286 @@
+"""The score table: which algorithm is trained on which task, with which settings, and the published score there.
+
+Published: the benchmark page of DLR-RM/rl-baselines3-zoo, mean and standard deviation of one trained agent each. The
+settings are its tuned ones where those are known. The mobile robot's scores are targets of the project's own: a greedy
+scripted controller earns 237 there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+ZOO = "rl-baselines3-zoo"
+OWN = "this project's target"
+
+
+class Published(NamedTuple):
+    """A score to compare with: mean and standard deviation of the episodes' returns."""
+
+    mean: float
+    std: float
+    source: str
+
+
+class Entry(NamedTuple):
+    """One line of the table: what is trained, for how long, with which flags, and the score to meet.
+
+    Attributes:
+        algo: Learner.
+        task: Environment id, with "(continuous)" or "(discrete)" where it has both.
+        steps: Environment steps of one run, those of the published score.
+        published: What others reached.
+        flags: Flags of `launch/train.py` besides algorithm, steps and seeds.
+    """
+
+    algo: str
+    task: str
+    steps: int
+    published: Published
+    flags: str
+
+    @property
+    def key(self) -> str:
+        """Name of the line, "task/algo"."""
+        return f"{self.task}/{self.algo}"
+
+
+def _zoo(mean: float, std: float) -> Published:
+    return Published(mean, std, ZOO)
+
+
+def _task(task: str, flags: str, lines: dict[str, tuple[int, Published, str]]) -> list[Entry]:
+    """Lines of one task: algorithm -> (steps, published, flags)."""
+    return [
+        Entry(algo, task, steps, published, f"{flags} {more}".strip())
+        for algo, (steps, published, more) in lines.items()
+    ]
+
+
+_CARTPOLE = _task(
+    "CartPole-v1",
+    "--env=CartPole-v1 --simulator=jax",
+    {
+        "a2c": (
+            500_000,
+            _zoo(500, 0),
+            "--num-cpu=8 --n-steps=16 --learning-rate=1e-3 --ent-coef=0 --lr-schedule=linear",
+        ),
+        "trpo": (
+            100_000,
+            _zoo(500, 0),
+            "--num-cpu=2 --timesteps-per-batch=512 --vf-batchsize=64 --cg-iters=15 --cg-damping=0.1 --vf-iters=20 "
+            "--vf-stepsize=1e-3 --entcoeff=0",
+        ),
+        "ppo2": (
+            100_000,
+            _zoo(500, 0),
+            "--num-cpu=8 --n-steps=32 --nminibatches=1 --noptepochs=20 --learning-rate=1e-3 --gamma=0.98 --lam=0.8 "
+            "--ent-coef=0",
+        ),
+        "deepq": (
+            50_000,
+            _zoo(500, 0),
+            "--buffer-size=100000 --learning-rate=2.3e-3 --batch-size=64 --train-freq=256 --gradient-steps=128 "
+            "--exploration-fraction=0.16 --exploration-final-eps=0.04 --net-arch=256,256 "
+            "--target-network-update-freq=10 --learning-starts=1000 --noprioritized --nodueling --nonormalize",
+        ),
+        "ars": (50_000, _zoo(500, 0), "--num-population=4 --top-population=2 --step-size=0.1 --exploration-noise=0.1"),
+    },
+)
+_DQN_256 = (
+    "--learning-rate=6.3e-4 --batch-size=128 --buffer-size=50000 --learning-starts=0 --train-freq=4 "
+    "--gradient-steps=4 --target-network-update-freq=250 --exploration-fraction=0.12 --exploration-final-eps=0.1 "
+    "--net-arch=256,256 --noprioritized --nodueling --nonormalize"
+)
+_ACROBOT = _task(
+    "Acrobot-v1",
+    "--env=Acrobot-v1",
+    {
+        "a2c": (500_000, _zoo(-83, 17), "--num-cpu=16 --ent-coef=0"),
+        "trpo": (
+            100_000,
+            _zoo(-83, 19),
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=15 --cg-damping=0.1 --vf-iters=20 "
+            "--vf-stepsize=1e-3 --entcoeff=0",
+        ),
+        "ppo2": (
+            1_000_000,
+            _zoo(-74, 18),
+            "--num-cpu=16 --n-steps=256 --nminibatches=64 --noptepochs=4 --lam=0.94 --ent-coef=0 --learning-rate=3e-4",
+        ),
+        "deepq": (100_000, _zoo(-77, 12), _DQN_256),
+        "ars": (
+            500_000,
+            _zoo(-83, 24),
+            "--num-population=4 --top-population=4 --step-size=0.1 --exploration-noise=0.1",
+        ),
+    },
+)
+_PENDULUM = _task(
+    "Pendulum-v1",
+    "--env=Pendulum-v1 --simulator=jax --continuous",
+    {
+        "a2c": (
+            1_000_000,
+            _zoo(-163, 103),
+            "--num-cpu=8 --n-steps=8 --learning-rate=7e-4 --lr-schedule=linear --gamma=0.9 --lam=0.9 --vf-coef=0.4 "
+            "--ent-coef=0 --log-std-init=-2 --use-sde",
+        ),
+        "trpo": (
+            100_000,
+            _zoo(-175, 128),
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 --cg-damping=0.1 "
+            "--fisher-stride=1 --vf-iters=20 --vf-stepsize=1e-3 --gamma=0.9 --entcoeff=0",
+        ),
+        "ppo2": (
+            100_000,
+            _zoo(-172, 104),
+            "--num-cpu=8 --n-steps=128 --nminibatches=16 --noptepochs=20 --activation=relu --noclip-value "
+            "--learning-rate=5e-4 --gamma=0.95 --ent-coef=0",
+        ),
+        "ddpg": (
+            20_000,
+            _zoo(-152, 94),
+            "--nb-rollout-steps=10 --nb-train-steps=10 --actor-lr=1e-3 --tau=0.005 --gamma=0.98 --critic-l2-reg=0 "
+            "--noise-action=normal --noise-action-sigma=0.1 --batch-size=256 --learning-starts=1000 --twin-critics "
+            "--policy-delay=2 --target-noise=0.2",
+        ),
+        "sac": (20_000, _zoo(-157, 89), "--learning-rate=1e-3 --batch-size=256"),
+        "ars": (
+            2_000_000,
+            _zoo(-213, 160),
+            "--num-population=32 --top-population=16 --step-size=0.1 --exploration-noise=0.1",
+        ),
+    },
+)
+_LUNAR_LANDER = _task(
+    "LunarLander-v3",
+    "--env=LunarLander-v3",
+    {
+        "a2c": (
+            200_000,
+            _zoo(156, 80),
+            "--num-cpu=8 --n-steps=5 --gamma=0.995 --learning-rate=8.3e-4 --lr-schedule=linear --ent-coef=1e-5",
+        ),
+        "trpo": (
+            200_000,
+            _zoo(133, 112),
+            "--num-cpu=2 --timesteps-per-batch=512 --vf-batchsize=64 --cg-iters=15 --cg-damping=0.1 --vf-iters=20 "
+            "--vf-stepsize=1e-3 --entcoeff=0 --gamma=0.99",
+        ),
+        "ppo2": (
+            1_000_000,
+            _zoo(242, 32),
+            "--num-cpu=16 --n-steps=1024 --nminibatches=256 --noptepochs=4 --gamma=0.999 --lam=0.98 --ent-coef=0.01 "
+            "--learning-rate=3e-4",
+        ),
+        "deepq": (100_000, _zoo(154, 79), _DQN_256),
+    },
+)
+_LUNAR_LANDER_CONTINUOUS = _task(
+    "LunarLander-v3 (continuous)",
+    "--env=LunarLanderContinuous-v3 --continuous",
+    {
+        "trpo": (
+            200_000,
+            _zoo(262, 21),
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 --cg-damping=0.1 --vf-iters=20 "
+            "--vf-stepsize=1e-3 --entcoeff=0",
+        ),
+        "ppo2": (
+            1_000_000,
+            _zoo(271, 32),
+            "--num-cpu=16 --n-steps=1024 --nminibatches=256 --noptepochs=4 --gamma=0.999 --lam=0.98 --ent-coef=0.01 "
+            "--learning-rate=3e-4",
+        ),
+        "ddpg": (
+            300_000,
+            _zoo(230, 92),
+            "--gamma=0.98 --memory-limit=200000 --learning-starts=10000 --noise-action=normal "
+            "--noise-action-sigma=0.1 --actor-lr=1e-3 --critic-lr=1e-3 --tau=0.005 --critic-l2-reg=0 "
+            "--net-arch=400,300 --batch-size=256 --nb-rollout-steps=8 --nb-train-steps=8 --nonormalize",
+        ),
+        "sac": (
+            500_000,
+            _zoo(260, 65),
+            "--batch-size=256 --learning-rate=7.3e-4 --lr-schedule=linear --buffer-size=500000 --tau=0.01 "
+            "--learning-starts=10000 --net-arch=400,300 --nonormalize",
+        ),
+    },
+)
+_REACHER = _task(
+    "ReacherBulletEnv-v0",
+    "--env=ReacherBulletEnv-v0 --continuous",
+    {
+        "a2c": (
+            2_000_000,
+            _zoo(15, 11),
+            "--num-cpu=4 --n-steps=8 --lam=0.9 --learning-rate=9.6e-4 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
+            "--log-std-init=-2 --net-arch=256,256 --activation=relu --use-sde",
+        ),
+        "trpo": (
+            300_000,
+            _zoo(15, 12),
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 --cg-damping=0.1 --vf-iters=20 "
+            "--vf-stepsize=1e-3 --entcoeff=0",
+        ),
+        "ppo2": (
+            1_000_000,
+            _zoo(17, 11),
+            "--num-cpu=16 --n-steps=512 --nminibatches=64 --noptepochs=20 --lam=0.9 --cliprange=0.4 "
+            "--learning-rate=3e-5 --ent-coef=0 --log-std-init=-2 --net-arch=256,256 --activation=relu --use-sde",
+        ),
+        "ddpg": (
+            300_000,
+            _zoo(16, 10),
+            "--gamma=0.98 --memory-limit=200000 --learning-starts=10000 --noise-action=normal "
+            "--noise-action-sigma=0.1 --actor-lr=7e-4 --critic-lr=7e-4 --tau=0.005 --critic-l2-reg=0 "
+            "--net-arch=400,300 --batch-size=256 --nb-rollout-steps=8 --nb-train-steps=8 --nonormalize",
+        ),
+        "sac": (
+            300_000,
+            _zoo(18, 10),
+            "--learning-rate=7.3e-4 --buffer-size=300000 --batch-size=256 --tau=0.02 --gamma=0.98 --train-freq=8 "
+            "--gradient-steps=8 --learning-starts=10000 --log-std-init=-3 --net-arch=400,300 --nonormalize --use-sde",
+        ),
+    },
+)
+_ROBOT = Published(215, 0, OWN)
+_ROBOT_ES = Published(150, 0, OWN)
+_MOBILE_ROBOT = _task(
+    "MobileRobotGymEnv-v0 (discrete)",
+    "--env=MobileRobotGymEnv-v0 --simulator=jax --random-target",
+    {
+        "a2c": (1_000_000, _ROBOT, "--num-cpu=32"),
+        "acer": (1_000_000, _ROBOT, "--num-cpu=8"),
+        "acktr": (1_000_000, _ROBOT, "--num-cpu=32"),
+        "deepq": (1_000_000, _ROBOT, "--num-cpu=8 --buffer-size=50000"),
+        "ppo1": (1_000_000, _ROBOT, "--num-cpu=32 --optim-batchsize=32 --optim-stepsize=1e-3"),
+        "ppo2": (1_000_000, _ROBOT, "--num-cpu=32 --learning-rate=2e-3"),
+        "trpo": (
+            1_000_000,
+            _ROBOT,
+            "--num-cpu=32 --vf-batchsize=32 --vf-iters=10 --vf-stepsize=1e-3 --cg-iters=10 --cg-damping=0.1",
+        ),
+    },
+) + _task(
+    "MobileRobotGymEnv-v0 (continuous)",
+    "--env=MobileRobotGymEnv-v0 --simulator=jax --random-target --continuous",
+    {
+        "ddpg": (1_000_000, _ROBOT, "--num-cpu=8"),
+        "sac": (1_000_000, _ROBOT, "--num-cpu=8"),
+        "ppo2": (1_000_000, _ROBOT, "--num-cpu=32 --learning-rate=2e-3"),
+        "ars": (5_000_000, _ROBOT_ES, "--num-population=16 --top-population=8"),
+        "cma-es": (5_000_000, _ROBOT_ES, ""),
+    },
+)
+
+TABLE: tuple[Entry, ...] = (
+    *_CARTPOLE,
+    *_ACROBOT,
+    *_PENDULUM,
+    *_LUNAR_LANDER,
+    *_LUNAR_LANDER_CONTINUOUS,
+    *_REACHER,
+    *_MOBILE_ROBOT,
+)

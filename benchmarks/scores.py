@@ -1,0 +1,169 @@
+"""Scores beside published ones: trains a chosen part of the table and records what the policies earn.
+
+    python benchmarks/scores.py --list
+    python benchmarks/scores.py --task Pendulum-v1 --algo ppo2 sac
+    python benchmarks/scores.py --print
+
+Each line of the table (benchmarks/score_table.py) is one training of several seeds at once, in a run folder under
+--log-dir. What has been recorded with the same command is skipped, an interrupted training is resumed. Results go to
+benchmarks/results/scores.json: mean return of the final and of the best policies for each seed, the interquartile mean
+(IQM) of the final ones and its 95 % bootstrap interval over seeds. "meets": the IQM is at least the published mean less
+one published standard deviation; "beats": it is above the mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.score_table import TABLE, Entry  # noqa: E402
+
+RESULTS = ROOT / "benchmarks" / "results" / "scores.json"
+RESAMPLES = 10_000
+
+
+def iqm(values: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of values [..., n]: a quarter is cut at each end, rounded down to whole values."""
+    cut = values.shape[-1] // 4
+    return np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
+
+
+def interval(values: np.ndarray) -> list[float]:
+    """95 % percentile bootstrap interval of the IQM of values [n]."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    return np.percentile(iqm(values[drawn]), [2.5, 97.5]).tolist()
+
+
+def command(entry: Entry, seeds: int, seed: int) -> list[str]:
+    """Flags of `launch/train.py` for a line of the table."""
+    words = [f"--algo={entry.algo}", *shlex.split(entry.flags), f"--num-timesteps={entry.steps}"]
+    return [*words, f"--seed={seed}", f"--num-seeds={seeds}"]
+
+
+def scores_of(folder: Path) -> dict[str, list[float]]:
+    """Mean return of the final evaluation for each seed, {"final": [...], "best": [...]}; {} where it is missing."""
+    found: dict[str, dict[int, float]] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        if '"score/' not in line:
+            continue
+        record = json.loads(line)
+        for name, value in record.items():
+            if name in ("score/final", "score/best"):
+                found.setdefault(name.removeprefix("score/"), {})[record.get("run", 0)] = value
+    return {name: [values[run] for run in sorted(values)] for name, values in found.items()}
+
+
+def train(entry: Entry, words: list[str], log_dir: Path) -> dict[str, list[float]]:
+    """Train a line of the table, or go on where an earlier call was interrupted; returns its scores.
+
+    Raises:
+        SystemExit: The training failed.
+    """
+    place = log_dir / entry.key.replace("/", "-").replace(" ", "-")
+    begun = sorted(path.parent for path in place.glob("*/*/*/*/args.json"))
+    arguments = [*words, f"--log-dir={place}", "--no-vis"]
+    if begun and any((begun[-1] / "checkpoints").glob("*")):
+        arguments = [f"--resume={begun[-1]}", "--no-vis"]
+    done = subprocess.run([sys.executable, str(ROOT / "launch" / "train.py"), *arguments], check=False)
+    if done.returncode:
+        raise SystemExit(f"{entry.key}: training ended with exit code {done.returncode}")
+    newest = max(place.glob("*/*/*/*/args.json"), key=lambda path: path.stat().st_mtime).parent
+    return scores_of(newest)
+
+
+def record(entry: Entry, words: list[str], scores: dict[str, list[float]]) -> dict[str, Any]:
+    """What scores.json keeps of a line."""
+    import jax
+
+    final = np.asarray(scores["final"])
+    return {
+        "command": "python launch/train.py " + " ".join(words),
+        "steps": entry.steps,
+        "final": scores["final"],
+        "best": scores.get("best", scores["final"]),
+        "iqm": float(iqm(final)),
+        "interval": interval(final),
+        "published": entry.published._asdict(),
+        "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
+    }
+
+
+def verdict(entry: Entry, result: dict[str, Any]) -> str:
+    """How a recorded line compares with the published score."""
+    mean, std, _ = entry.published
+    if result["iqm"] > mean or (result["iqm"] == mean and std == 0):
+        return "beats" if result["iqm"] > mean else "meets"
+    return "meets" if result["iqm"] >= mean - std else "misses"
+
+
+def show(results: dict[str, Any], entries: list[Entry]) -> None:
+    """Print ours beside the published scores."""
+    print(f"{'task / algorithm':48} {'steps':>9}  {'IQM':>8} {'95 % interval':>20} {'best':>8}  {'published':>15}")
+    for entry in entries:
+        published = f"{entry.published.mean:g} ± {entry.published.std:g}"
+        if entry.key not in results:
+            print(f"{entry.key:48} {entry.steps:9,}  {'-':>8} {'':>20} {'-':>8}  {published:>15}")
+            continue
+        result = results[entry.key]
+        low, high = result["interval"]
+        best = float(iqm(np.asarray(result["best"])))
+        print(
+            f"{entry.key:48} {entry.steps:9,}  {result['iqm']:8.1f} {f'[{low:.1f}, {high:.1f}]':>20} {best:8.1f}  "
+            f"{published:>15}  {verdict(entry, result)}"
+        )
+
+
+def chosen(tasks: list[str], algos: list[str]) -> list[Entry]:
+    """Lines of the table for these tasks and algorithms; an empty list is all of them."""
+    return [e for e in TABLE if (not tasks or e.task.split(" ")[0] in tasks) and (not algos or e.algo in algos)]
+
+
+def save(results: dict[str, Any]) -> None:
+    """Write scores.json in one move."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    partial = RESULTS.with_suffix(".part")
+    partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    os.replace(partial, RESULTS)
+
+
+def main() -> None:
+    """Train what is chosen and not recorded yet, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", nargs="+", default=[], choices=sorted({e.task.split(" ")[0] for e in TABLE}))
+    parser.add_argument("--algo", nargs="+", default=[], choices=sorted({e.algo for e in TABLE}))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--log-dir", type=Path, default=ROOT / "logs" / "scores")
+    parser.add_argument("--list", action="store_true", help="print the commands and stop")
+    parser.add_argument("--print", action="store_true", help="print what is recorded and stop")
+    args = parser.parse_args()
+    entries = chosen(args.task, args.algo)
+    if args.list:
+        for entry in entries:
+            print("python launch/train.py", *command(entry, args.seeds, args.seed))
+        return
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for entry in [] if args.print else entries:
+        words = command(entry, args.seeds, args.seed)
+        if results.get(entry.key, {}).get("command") == "python launch/train.py " + " ".join(words):
+            continue
+        print(f"== {entry.key}", flush=True)
+        results[entry.key] = record(entry, words, train(entry, words, args.log_dir))
+        save(results)
+    show(results, entries)
+
+
+if __name__ == "__main__":
+    main()

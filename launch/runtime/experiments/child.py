@@ -1,0 +1,91 @@
+"""One command of the toolbox in a process of its own, which ends with the process that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def child_environment() -> dict[str, str]:
+    """The environment variables of a process that imports this repository's modules."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path}
+
+
+class Child:
+    """A running `launch/<program>.py`.
+
+    It is out of reach of the terminal's Ctrl-C: its parent passes that on by `interrupt`.
+
+    Args:
+        program: "train" or another entry point with `main(words) -> exit code`.
+        words: Its command line.
+        log: File that its output is appended to.
+        environment: Further environment variables.
+
+    Raises:
+        OSError: The log cannot be written, or no process can be started.
+    """
+
+    def __init__(
+        self, program: str, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        code = "from launch.runtime.experiments.child import main; main({!r}, {})"
+        reading, self._lifeline = os.pipe()
+        try:
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", code.format(program, reading), *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env={**child_environment(), **(environment or {})},
+                    pass_fds=(reading,),
+                    process_group=0,
+                )
+        except OSError:
+            os.close(self._lifeline)
+            raise
+        finally:
+            os.close(reading)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Its exit code (negative: the signal that ended it), None while it runs."""
+        code = self._process.poll()
+        if code is not None and self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        return code
+
+    def interrupt(self) -> None:
+        """Ask it to stop at the next safe point, as Ctrl-C does."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it now and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        self.poll()
+
+
+def main(program: str, lifeline: int) -> None:
+    """Entry point of the process."""
+    import importlib
+
+    from envs.host.lifeline import die_with
+
+    die_with(lifeline)
+    sys.exit(importlib.import_module(f"launch.{program}").main(sys.argv[1:]))

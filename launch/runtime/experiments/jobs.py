@@ -1,0 +1,190 @@
+"""The jobs of a pipeline, and what their run folders say of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from launch.runtime.files import read_json
+from launch.runtime.logger import METRICS_FILE
+from launch.runtime.run_folder import ARGS_FILE, CHECKPOINTS_FOLDER, folder_name
+
+ABANDONED = "abandoned"  # folder of runs that crashed before they could be continued
+_TAIL_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process of a pipeline: one run, or all seeds of a cell at once.
+
+    Attributes:
+        algo: Algorithm.
+        env: Environment id.
+        srl_model: What is observed.
+        seed: (First) seed.
+        num_seeds: How many runs the process trains.
+        num_timesteps: Environment steps of one run.
+        cores: Processor cores that it keeps busy, 0 for all.
+        words: Its further flags, as `--name=value`.
+    """
+
+    algo: str
+    env: str
+    srl_model: str
+    seed: int
+    num_seeds: int
+    num_timesteps: int
+    cores: int
+    words: tuple[str, ...]
+
+    @property
+    def cell(self) -> str:
+        """Name of its cell."""
+        return f"{self.algo} {self.srl_model} {self.env}"
+
+    @property
+    def name(self) -> str:
+        """Its name, which no other job of the pipeline has."""
+        seeds = f"{self.seed}" if self.num_seeds == 1 else f"{self.seed}-{self.seed + self.num_seeds - 1}"
+        return f"{self.cell} seed {seeds}"
+
+    @property
+    def log_name(self) -> str:
+        """Name of the file of its output."""
+        return folder_name(self.name.replace(" ", "_")) + ".log"
+
+    def command(self, root: Path) -> list[str]:
+        """Its command line for `launch/train.py`, with run folders under `root`."""
+        own = [f"--algo={self.algo}", f"--env={self.env}", f"--srl-model={self.srl_model}", f"--seed={self.seed}"]
+        seeds = [f"--num-seeds={self.num_seeds}"] if self.num_seeds > 1 else []
+        return [*own, *seeds, *self.words, f"--log-dir={root}"]
+
+    def stored(self) -> dict[str, Any]:
+        """A JSON object that `Job(**...)` reads back."""
+        return dataclasses.asdict(self) | {"words": list(self.words)}
+
+    @classmethod
+    def restored(cls, stored: dict[str, Any]) -> Job:
+        """The job of what `stored` returned.
+
+        Raises:
+            TypeError: It is not that.
+        """
+        return cls(**{**stored, "words": tuple(stored["words"])})
+
+
+def find_folder(root: Path, job: Job) -> Path | None:
+    """The newest run folder of a job, None where it has none yet."""
+    return found_folders(root, [job]).get(job.name)
+
+
+def found_folders(root: Path, jobs: Sequence[Job]) -> dict[str, Path]:
+    """The newest run folder of each job that has one, by the job's name."""
+    cells: dict[Path, dict[tuple[int, int], Job]] = {}
+    for job in jobs:
+        parent = root / folder_name(job.env) / folder_name(job.srl_model) / folder_name(job.algo)
+        cells.setdefault(parent, {})[job.seed, job.num_seeds] = job
+    found: dict[str, Path] = {}
+    for parent, members in cells.items():
+        paths = [path.parent for path in parent.glob(f"*/{ARGS_FILE}")]
+        for folder in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name)):
+            try:
+                args = read_json(folder / ARGS_FILE, "run folder")
+            except ValueError:
+                continue  # killed while it was made
+            member = members.get((args.get("seed", -1), args.get("num_seeds", -1)))
+            if member is not None:
+                found[member.name] = folder
+    return found
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a run folder holds a checkpoint."""
+    return any(path.name.isdecimal() for path in (folder / CHECKPOINTS_FOLDER).glob("*"))
+
+
+def abandon(root: Path, folder: Path) -> Path:
+    """Move a run folder that cannot be continued out of the way of those that gather results."""
+    target = root / ABANDONED / "-".join(folder.relative_to(root).parts)
+    target.parent.mkdir(exist_ok=True)
+    count = 0
+    unique = target
+    while unique.exists():
+        count += 1
+        unique = target.with_name(f"{target.name}_{count}")
+    os.replace(folder, unique)
+    return unique
+
+
+class Progress(NamedTuple):
+    """Where a run stands.
+
+    Attributes:
+        step: Environment steps of one run so far.
+        mean_return: Newest mean return, None where no episode has ended.
+        finished: Whether the score at the end is there, after which nothing more is written.
+    """
+
+    step: int
+    mean_return: float | None
+    finished: bool
+
+
+def progress(folder: Path) -> Progress:
+    """Read where a run stands from the end of its metrics; a line that is being written is left out."""
+    step, mean, finished = 0, None, False
+    for line in _objects(folder / METRICS_FILE, _TAIL_BYTES):
+        step = line.get("step", step)
+        if "run" in line:
+            continue  # the aggregate comes after the lines of all runs
+        value = line.get("train/return/mean", line.get("train/return"))
+        mean = mean if value is None else value
+        finished = "score/final" in line or "score/final/mean" in line
+    return Progress(step, mean, finished)
+
+
+def final_scores(folder: Path) -> list[float]:
+    """The score of each run at the end: that of the best policy, or of the final one where there is no best.
+
+    NaN stands for a run whose score is no number.
+    """
+    scores: dict[int, float] = {}
+    for line in _objects(folder / METRICS_FILE):
+        found = [line[key] for key in ("score/best", "score/final") if key in line]
+        if found:
+            scores[line.get("run", 0)] = math.nan if found[0] is None else float(found[0])
+    return [scores[run] for run in sorted(scores)]
+
+
+def evaluations(folder: Path) -> list[tuple[int, float]]:
+    """(environment steps, mean return over all runs) of the evaluations so far; NaN where it is no number."""
+    found = []
+    for line in _objects(folder / METRICS_FILE):
+        for key in ("eval/return/mean", "eval/return"):
+            if key in line and "run" not in line:
+                found.append((int(line["step"]), math.nan if line[key] is None else float(line[key])))
+    return found
+
+
+def _objects(path: Path, tail: int | None = None) -> list[dict[str, Any]]:
+    """The JSON objects in the lines of a file, or in those of its last `tail` bytes."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, file.seek(0, os.SEEK_END) - tail) if tail else 0
+            file.seek(start)
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    result = []
+    for line in lines[1 if start else 0 : -1]:
+        try:
+            result.append(json.loads(line))
+        except ValueError:
+            continue  # a disk that was full; the run says so itself
+    return [line for line in result if isinstance(line, dict)]

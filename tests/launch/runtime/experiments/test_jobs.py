@@ -1,0 +1,112 @@
+"""Journal, run folders of jobs, table of results."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launch.runtime.experiments.jobs import Job, abandon, can_resume, final_scores, found_folders, progress
+from launch.runtime.experiments.journal import JOURNAL_FILE, Journal
+from launch.runtime.experiments.pipeline import gather
+from launch.runtime.experiments.table import Row, Table, render
+from launch.runtime.logger import RunLogger
+from launch.runtime.run_folder import create_run_folder
+
+
+def job(seed: int = 0, num_seeds: int = 1) -> Job:
+    return Job("ppo2", "brax/ant", "ground_truth", seed, num_seeds, 100, 1, ("--num_cpu=2",))
+
+
+def folder_of(root: Path, one: Job) -> Path:
+    """A run folder as a training of this job makes it."""
+    args = {"seed": one.seed, "num_seeds": one.num_seeds}
+    return create_run_folder(root, one.env, one.srl_model, one.algo, args, {})
+
+
+def test_the_journal_survives_a_line_half_written(tmp_path):
+    with Journal(tmp_path, "pipeline") as journal:
+        journal.write("started", "a", attempt=1)
+    with (tmp_path / JOURNAL_FILE).open("ab") as file:
+        file.write(b'{"event": "fini')
+    with Journal(tmp_path, "pipeline") as journal:
+        journal.write("finished", "a")
+        assert [event["event"] for event in journal.read()] == ["started", "finished"]
+
+
+def test_a_folder_has_one_journal_at_a_time(tmp_path):
+    with (
+        Journal(tmp_path, "pipeline"),
+        pytest.raises(ValueError, match="in use by another process"),
+        Journal(tmp_path, "pipeline"),
+    ):
+        pass
+    (tmp_path / JOURNAL_FILE).write_text("1\nnothing\n")
+    with Journal(tmp_path, "pipeline") as journal, pytest.raises(ValueError, match="is damaged"):
+        journal.read()
+
+
+def test_a_job_finds_its_own_newest_folder(tmp_path):
+    first, second = job(0), job(1)
+    made = [folder_of(tmp_path, one) for one in (first, first, second, job(0, 3))]
+    assert found_folders(tmp_path, [first, second]) == {first.name: made[1], second.name: made[2]}
+    assert not can_resume(made[1])
+    (made[1] / "checkpoints" / "12").mkdir(parents=True)
+    assert can_resume(made[1])
+    (made[2] / "args.json").write_text('{"seed":')
+    moved = abandon(tmp_path, made[1])
+    assert moved.is_dir() and found_folders(tmp_path, [first, second]) == {first.name: made[0]}
+
+
+@pytest.mark.parametrize("num_seeds", [1, 5])
+def test_progress_is_what_the_logger_wrote(num_seeds, tmp_path):
+    folder = folder_of(tmp_path, job(0, num_seeds))
+    assert progress(folder) == (0, None, False)
+    logger = RunLogger(folder, {}, "brax/ant", num_seeds, 100, "disabled", progress=False)
+    returns = np.arange(num_seeds) + 1.0
+    logger.log(1, 50, {"train/return": returns})
+    assert progress(folder) == (50, returns.mean(), False)
+    logger.log(2, 100, {"score/final": returns, "score/best": returns + 1})
+    assert progress(folder) == (100, returns.mean(), True)
+    assert final_scores(folder) == list(returns + 1)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10')
+    assert progress(folder).step == 100
+
+
+def test_results_are_gathered_by_cell(tmp_path):
+    jobs = [job(0), job(1), job(2, 4)]
+    for one, scores in zip(jobs[:2], ([1.0], [3.0])):
+        logger = RunLogger(folder_of(tmp_path, one), {}, "brax/ant", 1, 100, "disabled", progress=False)
+        logger.log(1, 100, {"score/final": np.array(scores)})
+    text = gather(tmp_path, jobs)
+    rows = (tmp_path / "results.csv").read_text().splitlines()
+    assert rows == [
+        "algo,srl_model,env,runs,mean,iqm,low,high",
+        f"ppo2,ground_truth,brax/ant,2,2.000,2.000,{2 - 1.96:.3f},{2 + 1.96:.3f}",
+    ]
+    assert "2.000" in text
+
+
+def test_the_table_fits_its_terminal():
+    rows = [
+        Row(f"cell {i}", i, 10, i / 10, None if i else 1.5, 60.0 * i, "running" if i > 7 else "waiting")
+        for i in range(10)
+    ]
+    lines = render(rows, 60, 8)
+    assert len(lines) == 8 and max(map(len, lines)) <= 60
+    assert lines[1].startswith("cell 8") and lines[-1] == "... and 4 more"
+    assert len(render(rows, 60, 20)) == 11
+    stream = io.StringIO()
+    table = Table(stream)
+    table.message("started")
+    table.update(rows)
+    assert stream.getvalue() == "started\n"  # no terminal: the next line of progress is a minute away
+
+
+def test_words_of_a_job_survive_the_file():
+    one = job(3, 2)
+    assert Job.restored(json.loads(json.dumps(one.stored()))) == one
