@@ -252,7 +252,7 @@ class Training:
             args.run_folder = self.folder  # from here on a failure is one of the run, not of the command line
             self._loop()
             score = self._finish()
-            if self.first:
+            if isinstance(self.logger, RunLogger):
                 complete(self.folder, args, self.logger)
             exit_code = 0
             return score
