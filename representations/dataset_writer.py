@@ -232,16 +232,16 @@ def check_folder(folder: Path, header: Mapping[str, Any] | None = None) -> None:
 
     Args:
         folder: Folder of the dataset.
-        header: Format, configuration and plan of the dataset that is to be written; None where nothing is continued.
+        header: Format, configuration and plan of the dataset that is to be written; None where they are not known yet.
 
     Raises:
         ValueError: Something else is there.
     """
-    if (folder / PROGRESS_FILE).is_file() and header is not None:
+    if (folder / PROGRESS_FILE).is_file():
         found = read_json(folder / PROGRESS_FILE, f"dataset {folder}")
-        for part in ("format", "config", "plan"):
-            if found.get(part) != header[part]:
-                found_part = _difference(found.get(part), header[part], part)
+        for part, wanted in (header or {}).items():
+            if found.get(part) != wanted:
+                found_part = _difference(found.get(part), wanted, part)
                 raise ValueError(
                     f"dataset {folder} was begun with {found_part}: give the same flags to continue it, or --force to "
                     "begin anew"

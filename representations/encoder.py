@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +84,15 @@ class Decoder(NamedTuple):
     decode: Callable[[Any, jax.Array], jax.Array]
 
 
+def network_of(spec: EncoderSpec) -> nn.Module:
+    """The network of an encoder that is no PCA: normalised pictures to states, of a VAE with log variances behind.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    return make_encoder(spec.model_type, spec.family, spec.state_dim * (2 if spec.family == "vae" else 1))
+
+
 def encode_function(spec: EncoderSpec) -> Callable[[Any, jax.Array], jax.Array]:
     """The pure function (params, frames) -> states of an encoder."""
 
@@ -97,8 +107,7 @@ def encode_function(spec: EncoderSpec) -> Callable[[Any, jax.Array], jax.Array]:
         if spec.model_type == PCA:
             states = (x.reshape(x.shape[0], -1) - params["mean"]) @ params["components"]
         else:
-            outputs = spec.state_dim * (2 if spec.family == "vae" else 1)
-            out: Any = make_encoder(spec.model_type, spec.family, outputs).apply(params, x, False)
+            out: Any = network_of(spec).apply(params, x, False)
             states = out[:, : spec.state_dim]
         return states.reshape(*lead, spec.state_dim)
 
@@ -207,9 +216,8 @@ def _encoder_shapes(spec: EncoderSpec, folder: Path) -> Any:
             "components": shape((size, spec.state_dim), jnp.float32),
             "mean": shape((size,), jnp.float32),
         }
-    outputs = spec.state_dim * (2 if spec.family == "vae" else 1)
     try:
-        network = make_encoder(spec.model_type, spec.family, outputs)
+        network = network_of(spec)
     except ValueError as error:
         raise ValueError(f"model {folder}: {error}") from None
     x = jax.ShapeDtypeStruct((1, spec.image_size, spec.image_size, spec.channels), jnp.float32)

@@ -172,7 +172,7 @@ def _check_space(args: Namespace, folder: Path, recorder: Recorder) -> None:
     """
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free, most = shutil.disk_usage(place).free, args.num_episode * recorder.max_steps * recorder.frame_bytes
-    print(f"at most {most / 2**30:.2f} GiB of pictures before compression, {free / 2**30:.1f} GiB are free", flush=True)
+    print(f"at most {most / 2**30:.2f} GiB of pictures, {free / 2**30:.1f} GiB are free", flush=True)
     if most > free and args.format == "compact":
         raise ValueError(
             f"{args.num_episode} episodes may take {most / 2**30:.1f} GiB, {place} has {free / 2**30:.1f} GiB free: "

@@ -227,7 +227,10 @@ class DeviceRecorder:
     def __init__(self, options: EnvOptions, seed: int, toward_target: float, policy: Policy | None) -> None:
         observed = dataclasses.replace(options, srl_model="ground_truth", num_stack=1, image_size=224)
         observed = dataclasses.replace(observed, multi_view=False, fpv=False)
-        played = observed if policy is None else dataclasses.replace(policy.options, max_distance=options.max_distance)
+        played = observed
+        if policy is not None:
+            names = ("srl_model", "srl_model_path", "num_stack", "image_size", "multi_view", "fpv")
+            played = dataclasses.replace(options, **{name: getattr(policy.options, name) for name in names})
         self._env = device_env(played, encoding_of(played))
         twin, painter = device_env(observed), device_env(options.seen())
         if not (hasattr(twin, "ground_truth") and hasattr(painter, "observe")):
