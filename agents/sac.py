@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -101,6 +102,15 @@ class Networks(NamedTuple):
         """Distribution under the tanh, of an actor with state-dependent noise."""
         return StateDependentGaussian(*cast(tuple, self.actor.apply(params, obs)))
 
+    def explore(
+        self, params: Any, obs: jax.Array, key: jax.Array, noise: tuple[Noise, ...], every: int
+    ) -> tuple[jax.Array, tuple[Noise, ...]]:
+        """Draw actions in -1 ... 1: from the policy, or by state-dependent noise where it is given, and renew that."""
+        if not noise:
+            return self.policy(params, obs).sample_and_log_prob(key)[0], ()
+        kept = renewed(noise[0], key, every)
+        return jnp.tanh(self.noisy(params, obs).explore(kept.normals)), (kept,)
+
     def values(self, params: Any, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Values [2, B] of standardised observations and actions in -1 ... 1."""
         return cast(jax.Array, self.critics.apply(params, obs, action))
@@ -166,6 +176,13 @@ def gradient_step(
     return (actor, critic), metrics | {"ent_coef": jnp.exp(log_ent_coef)}
 
 
+def begin(networks: Networks, spec: Spec, count: int) -> Noise:
+    """What is remembered of the noise in `count` environments when an episode begins."""
+    obs = jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype)
+    output = jax.eval_shape(networks.actor.init_with_output, jax.random.key(0), obs)[0]
+    return no_noise(count, output[-1].shape[-1], networks.actor.size)
+
+
 def make(spec: Spec, config: Config) -> Agent:
     """Build SAC for an environment.
 
@@ -177,6 +194,7 @@ def make(spec: Spec, config: Config) -> Agent:
     actor_network = SquashedGaussianActor(encoder, size, config.net_arch, config.log_std_init, config.use_sde)
     networks = Networks(actor_network, Critics(encoder, 2, config.net_arch))
     memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu)
+    every = config.sde_sample_freq if config.sde_sample_freq > 0 else config.train_freq
     first_update = -(-config.learning_starts // (config.num_cpu * config.train_freq))
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
@@ -189,24 +207,11 @@ def make(spec: Spec, config: Config) -> Agent:
         critic = Critic(critics, copied(critics), log_ent_coef, optimizers)
         return AgentState(Acting(actor, stats, jnp.asarray(first_update > 0)), Learning(critic, memory.init()))
 
-    def policy(state: AgentState, obs: jax.Array) -> TanhGaussian:
-        return networks.policy(state.acting.actor, normalize(state.acting.stats, obs))
-
-    def begin(count: int) -> Noise:
-        obs = jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype)
-        features = jax.eval_shape(networks.actor.init_with_output, jax.random.key(0), obs)[0][-1].shape[-1]
-        return no_noise(count, features, size)
-
     def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool, *noise: Noise) -> tuple:
-        pi = policy(state, obs)
+        obs = normalize(state.acting.stats, obs)
         if not explore:
-            return bounds.scale(pi.mode()), {}, *noise
-        if noise:
-            every = config.sde_sample_freq if config.sde_sample_freq > 0 else config.train_freq
-            noise, seen = (renewed(noise[0], key, every),), normalize(state.acting.stats, obs)
-            drawn = jnp.tanh(networks.noisy(state.acting.actor, seen).explore(noise[0].normals))
-        else:
-            drawn = pi.sample_and_log_prob(key)[0]
+            return bounds.scale(networks.policy(state.acting.actor, obs).mode()), {}, *noise
+        drawn, noise = networks.explore(state.acting.actor, obs, key, noise, every)
         anything = jax.random.uniform(key, drawn.shape, minval=-1.0, maxval=1.0)  # takes the place of `drawn`
         return bounds.scale(jnp.where(state.acting.at_random, anything, drawn)), {}, *noise
 
@@ -226,10 +231,11 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, Learning(critic, replay)), metrics | {"learning_rate": rate}
 
     def probabilities(state: AgentState, obs: jax.Array, *noise: Noise) -> jax.Array:
-        return bounds.scale(policy(state, obs).mode())
+        return bounds.scale(networks.policy(state.acting.actor, normalize(state.acting.stats, obs)).mode())
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, probabilities, begin if config.use_sde else None, discard=keep_replay)
+    begins = partial(begin, networks, spec) if config.use_sde else None
+    return Agent(init, act, update, traits, probabilities, begins, discard=keep_replay)
 
 
 class SAC(JaxAlgorithm):
