@@ -121,7 +121,7 @@ class SquashedGaussianActor(nn.Module):
     """Mean and log standard deviation of the Gaussian under a tanh (Haarnoja et al. 2018), both functions of the state.
 
     With `state_dependent` noise is a matrix times the last hidden layer (gSDE, Raffin et al. 2021, arXiv 2005.05719);
-    the mean is then held within +-2, as there.
+    the mean is then held within +-2 as there, but smoothly: a clipped one, once outside, has no gradient back.
 
     Attributes:
         encoder: What turns observations into features.
@@ -147,7 +147,7 @@ class SquashedGaussianActor(nn.Module):
         if self.state_dependent:
             head = StateDependentHead(self.size, self.log_std_init, GLOROT, learn_features=True)
             mean, *rest = head(hidden)
-            return jnp.clip(mean, -LARGEST_MEAN, LARGEST_MEAN), *rest
+            return LARGEST_MEAN * jnp.tanh(mean / LARGEST_MEAN), *rest
         mean = nn.Dense(self.size, kernel_init=GLOROT)(hidden)
         bias = nn.initializers.constant(self.log_std_init)
         log_std = nn.Dense(self.size, kernel_init=GLOROT, bias_init=bias)(hidden)

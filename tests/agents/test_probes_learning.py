@@ -128,6 +128,9 @@ LEARNERS = {
 NARROW = {"log_std_init": -1.0, "n_steps": 8, "learning_rate": 0.02, "lr_schedule": "linear"}
 
 
+SDE = {"use_sde": True, "sde_sample_freq": 4, "log_std_init": -2.0}
+
+
 def options_for(name: str, continuous: bool) -> dict[str, Any]:
     """A learner's options. The rate of acktr is the largest one, which its trust region cuts."""
     options = LEARNERS[name][2] | (NARROW if continuous else {})
@@ -159,10 +162,10 @@ def test_actor_critics_solve_all_probes(name: str, on_host: bool, continuous: bo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "iterations"), [("a2c", 1000), ("ppo2", 100)])
+@pytest.mark.parametrize(("name", "iterations"), [("a2c", 3000), ("ppo2", 100)])
 def test_state_dependent_noise_solves_all_probes(name: str, iterations: int) -> None:
     module, algorithm, _ = LEARNERS[name]
-    options = options_for(name, True) | {"net_arch": (), "use_sde": True, "sde_sample_freq": 4}
+    options = options_for(name, True) | SDE | {"net_arch": ()}
     env = Suite(continuous=True)
     agent, state = learn(module, algorithm, env, iterations, False, options)
     obs = np.eye(env.obs_size, dtype=np.float32)
@@ -224,7 +227,6 @@ def test_acer_solves_all_probes(on_host: bool, trust_region: bool) -> None:
 
 CONTINUOUS = {"net_arch": (64, 64), "lr_schedule": "linear", "tau": 0.05, "learning_starts": 4096}
 SAC = OFF_POLICY | CONTINUOUS | {"learning_rate": 3e-3, "auto_ent_coef": False, "ent_coef": 0.01}
-SDE = {"use_sde": True, "sde_sample_freq": 4, "log_std_init": -2.0}
 DDPG = {"num_cpu": 16, "nb_rollout_steps": 2, "nb_train_steps": 4, "batch_size": 256, "memory_limit": 8192}
 DDPG |= CONTINUOUS | {"gamma": GAMMA, "normalize": False, "actor_lr": 3e-3, "critic_lr": 3e-3, "critic_l2_reg": 0}
 TD3 = {"twin_critics": True, "policy_delay": 2, "target_noise": 0.05, "noise_action": "normal", "noise_param": True}
