@@ -76,7 +76,7 @@ def test_host_episodes_are_those_of_the_policy(cartpole, capsys):
 
 def test_a_policy_that_remembers_plays_each_episode_for_itself(tmp_path, capsys):
     options = EnvOptions(CARTPOLE)
-    model = untrained(tmp_path / "model", "ppo2", options, policy="lnlstm", n_lstm=8, net_arch=(4,), ortho_init=False)
+    model = untrained(tmp_path / "model", "a2c", options, policy="lnlstm", n_lstm=8, net_arch=(4,), ortho_init=False)
     expected = host_returns(model, options, seed=5, episodes=3)
     assert played(capsys, "--log-dir", model, "--seed", 5, "--num-episodes", 3)[0] == expected
     more = ("--log-dir", model, "--seed", 5, "--num-episodes", 3, "--num-cpu", 3)
