@@ -46,13 +46,13 @@ def watched(agent: Agent, skip: bool) -> Agent:
         kept = agent.discard(state, new, jax.random.fold_in(key, 0)) if agent.discard else state
         old_leaves, kept_leaves, leaves = (jax.tree.leaves(tree) for tree in (state, kept, new))
         own = [a is not b for a, b in zip(kept_leaves, leaves, strict=True)]  # not what stays in either case
-        bad = {
-            "observations": ~_finite((batch.obs, batch.next_obs)),
-            "actions": ~_finite(batch.action),
-            "rewards": ~_finite(batch.reward),
-            "parameters": _became_infinite([pair for pair, mine in zip(zip(old_leaves, leaves), own) if mine]),
-        } | {name: ~_finite(value) for name, value in metrics.items()}
-        found = jnp.stack([bad[name] for name in quantities(metrics)])
+        if skip:  # what is kept must be whole
+            lost = _became_infinite([pair for pair, mine in zip(zip(old_leaves, leaves), own) if mine])
+        else:  # a broken critic shows in its loss: what is played with is enough, at a tenth of the cost
+            lost = ~_finite(new.acting)
+        numbers = jnp.stack([metrics[name] for name in quantities(metrics)[3:-1]] + [jnp.float32(0.0)])
+        causes = [~_finite(x) for x in ((batch.obs, batch.next_obs), batch.action, batch.reward)]
+        found = jnp.concatenate([jnp.stack(causes), ~jnp.isfinite(numbers[:-1]), lost[None]])
         broken = jnp.where(found.any(), 1.0 + jnp.argmax(found), 0.0)
         if skip:
             chosen = [jnp.where(broken > 0, a, b) if mine else b for a, b, mine in zip(kept_leaves, leaves, own)]

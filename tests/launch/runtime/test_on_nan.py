@@ -28,7 +28,7 @@ def said(capsys: pytest.CaptureFixture) -> str:
     ("simulator", "env"),
     [
         ("jax", "PoisonedReward-v0"),
-        ("pybullet", "PoisonedObservation-v0"),
+        pytest.param("pybullet", "PoisonedObservation-v0", marks=pytest.mark.slow),
         pytest.param("jax", "PoisonedObservation-v0", marks=pytest.mark.slow),
         pytest.param("pybullet", "PoisonedReward-v0", marks=pytest.mark.slow),
     ],
@@ -79,6 +79,7 @@ def test_every_learner_skips_on_both_drivers(algo: str, simulator: str, tmp_path
     assert last >= 1
 
 
+@pytest.mark.slow
 def test_a_sweep_says_which_run_broke(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     line = ["--algo=a2c", "--env=CartPole-v1", "--simulator=jax", "--net-arch=8", "--no-vis", "--num-cpu=2"]
     line += ["--num-timesteps=200", "--eval-episodes=2", "--final-eval-episodes=2"]
