@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import zipfile
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from launch.runtime.sweep import plan
 
 METRICS_FILE = "metrics.jsonl"
 VERSIONS_FILE = "versions.json"
+COLUMNS_FILE = "runs.npz"  # of a large sweep: <metric> [runs, records] and <metric>/step [records]
 TRAINING, EVALUATION = "train/return", "eval/return"
 SCORE_ORDER = ("best", "final")  # which policy's score is the run's: as training reports it
 _NOT_RUNS = {"checkpoints", "wandb", "enjoy", "report"}
@@ -167,12 +169,8 @@ def read_folder(folder: Path, metrics: tuple[str, ...], notices: list[str]) -> l
     except ValueError as error:
         notices.append(f"{error}: left out")
         return []
-    path = folder / METRICS_FILE
-    if metrics and not path.is_file():
-        notices.append(f"{folder} has no {METRICS_FILE}: left out")
+    if metrics and not _read_records(folder, runs, metrics, notices):
         return []
-    if metrics:
-        _read_metrics(path, runs, metrics, notices)
     versions = folder / VERSIONS_FILE
     if versions.is_file():
         told = files.read_json(versions, f"run folder {folder}")
@@ -194,6 +192,36 @@ def _planned(folder: Path, args: dict[str, Any]) -> list[Run]:
         Run(folder, number, len(seeds), args, {**args, **values, "seed": own_seed}, values)
         for number, (own_seed, values) in enumerate(zip(seeds, swept, strict=True))
     ]
+
+
+def _read_records(folder: Path, runs: list[Run], metrics: tuple[str, ...], notices: list[str]) -> bool:
+    """Fill in curves and scores; False, and a notice, where nothing was recorded."""
+    if (folder / COLUMNS_FILE).is_file():
+        try:
+            _read_columns(folder / COLUMNS_FILE, runs, metrics)
+            return True
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            notices.append(f"{folder / COLUMNS_FILE} is damaged: {METRICS_FILE} is read in its place")
+    if not (folder / METRICS_FILE).is_file():
+        notices.append(f"{folder} has no {METRICS_FILE}: left out")
+        return False
+    _read_metrics(folder / METRICS_FILE, runs, metrics, notices)
+    return True
+
+
+def _read_columns(path: Path, runs: list[Run], metrics: tuple[str, ...]) -> None:
+    """Fill in curves and scores of the runs from the one file of a large sweep."""
+    with np.load(path, allow_pickle=False) as stored:
+        curves = {name: (stored[f"{name}/step"], stored[name]) for name in metrics if name in stored.files}
+        scores = {name: stored[name] for name in stored.files if name.startswith("score/") and f"{name}/step" in stored}
+    if any(len(values) != len(runs) for values in [*(y for _, y in curves.values()), *scores.values()]):
+        raise ValueError("another number of runs than args.json asks for")
+    for run in runs:
+        for name, (steps, values) in curves.items():
+            run.curves[name] = Curve(steps, values[run.number].astype(np.float64))
+        for name, values in scores.items():
+            if np.isfinite(values[run.number, -1]):
+                run.scores[name.removeprefix("score/")] = float(values[run.number, -1])
 
 
 def _read_metrics(path: Path, runs: list[Run], metrics: tuple[str, ...], notices: list[str]) -> None:
