@@ -35,6 +35,8 @@ from launch.plots import parse_plots_args, plots_flags
 from launch.render_scenes import parse_scenes_args
 from launch.report import parse_report_args, report_flags
 from launch.runtime.errors import HelpRequested
+from launch.runtime.experiments.pipeline_flags import parse_pipeline_args, pipeline_flags
+from launch.runtime.experiments.search_flags import parse_search_args, search_flags
 from launch.runtime.flag_parser import FlagParser
 from launch.runtime.flags import common_flags, parse_train_args
 from launch.srl_metrics import metrics_flags, parse_metrics_args
@@ -182,7 +184,22 @@ def test_common_flags_are_documented_with_their_defaults(page: str, title: str, 
     assert all(spelling in text for name in parser.names for spelling in parser[name].spellings)
 
 
+@pytest.mark.parametrize(
+    ("title", "parser"), [("Pipelines", pipeline_flags()), ("Hyperparameter search", search_flags())]
+)
+def test_flags_of_experiments_are_documented(title: str, parser: FlagParser):
+    table = rows(section(read(DOCS / "experiments.md"), title).partition("### ")[0])
+    assert list(table) == [parser[name].option.flag for name in parser.names]
+    for name in parser.names:
+        default = parser[name].option.default
+        assert as_number(table[parser[name].option.flag][0]) == default_text(
+            default or (None if default == [] else default)
+        )
+
+
 PARSERS = {
+    "launch/pipeline.py": parse_pipeline_args,
+    "launch/hyperparam_search.py": parse_search_args,
     "launch/train.py": parse_train_args,
     "launch/enjoy.py": parse_enjoy_args,
     "launch/render_scenes.py": parse_scenes_args,

@@ -55,6 +55,7 @@ def check_free(args: Namespace) -> EnvOptions:
         ValueError: A flag that only built-in drivers understand, or actions that the learner does not have.
     """
     given_flags = {"--num-seeds": args.num_seeds > 1, "--sweep": args.sweep, "--resume": args.resume}
+    given_flags["--on-nan=skip"] = args.on_nan == "skip"
     given_flags["--simulator=jax"] = args.simulator == "jax"
     refused = [flag for flag, is_given in given_flags.items() if is_given]
     if refused:

@@ -103,6 +103,24 @@ class WandbSink:
 
         self._guard(send)
 
+    def table(self, name: str, labels: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
+        """Send a table of all K runs to the aggregate run.
+
+        Args:
+            name: Of the table.
+            labels: Of the runs.
+            values: Column -> [K].
+        """
+
+        def send() -> None:
+            import wandb
+
+            rows = [list(row) for row in zip(labels, *(value.tolist() for value in values.values()), strict=True)]
+            self._runs["aggregate"].log({name: wandb.Table(columns=["run", *values], data=rows)})
+
+        if "aggregate" in self._runs:
+            self._guard(send)
+
     def state(self) -> dict[str, str]:
         """wandb's id of each run: a JSON object, for a checkpoint."""
         return {name: run.id for name, run in self._runs.items()}
