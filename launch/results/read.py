@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import zipfile
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from launch.runtime import files
+from launch.runtime.columns import RUNS_FILE, STEP, read_columns
 from launch.runtime.errors import UsageError
 from launch.runtime.monitor import SUFFIX
 from launch.runtime.run_folder import ARGS_FILE, ENV_GLOBALS_FILE
@@ -26,7 +26,6 @@ from launch.runtime.sweep import plan
 
 METRICS_FILE = "metrics.jsonl"
 VERSIONS_FILE = "versions.json"
-COLUMNS_FILE = "runs.npz"  # of a large sweep: <metric> [runs, records] and <metric>/step [records]
 TRAINING, EVALUATION = "train/return", "eval/return"
 SCORE_ORDER = ("best", "final")  # which policy's score is the run's: as training reports it
 _NOT_RUNS = {"checkpoints", "wandb", "enjoy", "report"}
@@ -196,12 +195,12 @@ def _planned(folder: Path, args: dict[str, Any]) -> list[Run]:
 
 def _read_records(folder: Path, runs: list[Run], metrics: tuple[str, ...], notices: list[str]) -> bool:
     """Fill in curves and scores; False, and a notice, where nothing was recorded."""
-    if (folder / COLUMNS_FILE).is_file():
+    if (folder / RUNS_FILE).is_file():
         try:
-            _read_columns(folder / COLUMNS_FILE, runs, metrics)
+            _take_columns(read_columns(folder), runs, metrics)
             return True
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            notices.append(f"{folder / COLUMNS_FILE} is damaged: {METRICS_FILE} is read in its place")
+        except ValueError as error:
+            notices.append(f"{error}: {METRICS_FILE} is read in its place")
     if not (folder / METRICS_FILE).is_file():
         notices.append(f"{folder} has no {METRICS_FILE}: left out")
         return False
@@ -209,11 +208,10 @@ def _read_records(folder: Path, runs: list[Run], metrics: tuple[str, ...], notic
     return True
 
 
-def _read_columns(path: Path, runs: list[Run], metrics: tuple[str, ...]) -> None:
+def _take_columns(stored: dict[str, np.ndarray], runs: list[Run], metrics: tuple[str, ...]) -> None:
     """Fill in curves and scores of the runs from the one file of a large sweep."""
-    with np.load(path, allow_pickle=False) as stored:
-        curves = {name: (stored[f"{name}/step"], stored[name]) for name in metrics if name in stored.files}
-        scores = {name: stored[name] for name in stored.files if name.startswith("score/") and f"{name}/step" in stored}
+    curves = {name: (stored[name + STEP], stored[name]) for name in metrics if name in stored}
+    scores = {name: stored[name] for name in stored if name.startswith("score/") and name + STEP in stored}
     if any(len(values) != len(runs) for values in [*(y for _, y in curves.values()), *scores.values()]):
         raise ValueError("another number of runs than args.json asks for")
     for run in runs:
