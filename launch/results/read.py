@@ -194,17 +194,20 @@ def _planned(folder: Path, args: dict[str, Any]) -> list[Run]:
 
 
 def _read_records(folder: Path, runs: list[Run], metrics: tuple[str, ...], notices: list[str]) -> bool:
-    """Fill in curves and scores; False, and a notice, where nothing was recorded."""
-    if (folder / RUNS_FILE).is_file():
-        try:
-            _take_columns(read_columns(folder), runs, metrics)
-            return True
-        except ValueError as error:
-            notices.append(f"{error}: {METRICS_FILE} is read in its place")
-    if not (folder / METRICS_FILE).is_file():
+    """Fill in curves and scores; False, and a notice, where nothing was recorded.
+
+    Of many runs metrics.jsonl has the aggregates only, and runs.npz what each has recorded, up to its last checkpoint.
+    """
+    if (folder / METRICS_FILE).is_file():
+        _read_metrics(folder / METRICS_FILE, runs, metrics, notices)
+    elif not (folder / RUNS_FILE).is_file():
         notices.append(f"{folder} has no {METRICS_FILE}: left out")
         return False
-    _read_metrics(folder / METRICS_FILE, runs, metrics, notices)
+    if (folder / RUNS_FILE).is_file() and not any(run.curves or run.scores for run in runs):
+        try:
+            _take_columns(read_columns(folder), runs, metrics)
+        except ValueError as error:
+            notices.append(f"{error}: no record of its runs")
     return True
 
 

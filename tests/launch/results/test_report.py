@@ -53,7 +53,7 @@ def test_the_columns_of_a_large_sweep_are_read(tmp_path):
     assert found.notices == [] and [run.score for run in found.runs] == returns[:, 0].tolist()
     assert found.runs[7].curves["train/return"].values.tolist() == [21.0, 22.0, 23.0]
     (folder / "runs.npz").write_bytes(b"PK")
-    assert "runs.npz is missing or damaged (ValueError): metrics.jsonl is read" in read_runs(tmp_path).notices[0]
+    assert "runs.npz is missing or damaged (ValueError): no record of its runs" in read_runs(tmp_path).notices[0]
 
 
 def test_scores_are_those_of_finished_runs(logs):
