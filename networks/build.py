@@ -104,7 +104,7 @@ class ActorCritic(nn.Module):
         """One step of `unroll`, without the axis of time: observations [N, *obs_shape] after what was remembered."""
         features, value_features = self._features(obs)
         if self.recurrent:
-            one_step = self.lstm(features[None], carry, jnp.zeros((1, len(obs)), bool))
+            one_step = self.lstm(features[None], carry, jnp.zeros((1, obs.shape[0]), bool))
             features, carry = jax.tree.map(lambda x: x[0], one_step)
             value_features = features
         return self.policy_head(features), self.value_head(value_features), carry

@@ -61,8 +61,9 @@ body.lit .series:not(.on),body.lit tr[data-s]:not(.on){{opacity:.16}} .series,tr
 footer{{max-width:1120px;margin:36px auto 30px;padding:12px 28px 0;border-top:1px solid var(--grid);color:var(--soft);
 font-size:13px}}
 @media print{{:root{{color-scheme:light;{_LIGHT_ALL}}} body{{font-size:10.5pt}} nav{{display:none}}
-main,header,footer{{max-width:none;padding-left:0;padding-right:0}} figure,table,pre{{break-inside:avoid}}
-h2,h3{{break-after:avoid}}}}
+main,header,footer{{max-width:none;padding-left:0;padding-right:0}} figure,table,.pair{{break-inside:avoid}}
+h2,h3{{break-after:avoid}} .wide{{overflow:visible}} table{{font-size:8.5pt}} th,td{{padding:3px 5px}}
+.pair{{flex-wrap:nowrap;gap:0 18px}} .pair figure{{flex:1 1 0}} td svg.forest{{width:120px;height:auto}}}}
 """
 
 # Pointing at a method anywhere shows it everywhere; a click on a column sorts by it.
@@ -170,7 +171,8 @@ def forest(value: float, low: float, high: float, runs: Sequence[float], span: t
     parts += [f'<circle cx="{at(x)}" cy="9" r="2.1" fill="none" stroke="{shade}" opacity=".75"/>' for x in runs[:60]]
     if value == value:
         parts.append(f'<path d="M{at(value)} 2V16" stroke="{shade}" stroke-width="2.6"/>')
-    return f'<svg width="{width:.0f}" height="{height:.0f}" role="img">{"".join(parts)}</svg>'
+    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+    return f'<svg class="forest" {size} role="img">{"".join(parts)}</svg>'
 
 
 def table(header: Sequence[str], rows: Sequence[str], sortable: bool = True) -> str:

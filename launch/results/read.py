@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from launch.runtime import files
+from launch.runtime.columns import RUNS_FILE, STEP, read_columns
 from launch.runtime.errors import UsageError
 from launch.runtime.monitor import SUFFIX
 from launch.runtime.run_folder import ARGS_FILE, ENV_GLOBALS_FILE
@@ -167,12 +168,8 @@ def read_folder(folder: Path, metrics: tuple[str, ...], notices: list[str]) -> l
     except ValueError as error:
         notices.append(f"{error}: left out")
         return []
-    path = folder / METRICS_FILE
-    if metrics and not path.is_file():
-        notices.append(f"{folder} has no {METRICS_FILE}: left out")
+    if metrics and not _read_records(folder, runs, metrics, notices):
         return []
-    if metrics:
-        _read_metrics(path, runs, metrics, notices)
     versions = folder / VERSIONS_FILE
     if versions.is_file():
         told = files.read_json(versions, f"run folder {folder}")
@@ -194,6 +191,38 @@ def _planned(folder: Path, args: dict[str, Any]) -> list[Run]:
         Run(folder, number, len(seeds), args, {**args, **values, "seed": own_seed}, values)
         for number, (own_seed, values) in enumerate(zip(seeds, swept, strict=True))
     ]
+
+
+def _read_records(folder: Path, runs: list[Run], metrics: tuple[str, ...], notices: list[str]) -> bool:
+    """Fill in curves and scores; False, and a notice, where nothing was recorded.
+
+    Of many runs metrics.jsonl has the aggregates only, and runs.npz what each has recorded, up to its last checkpoint.
+    """
+    if (folder / METRICS_FILE).is_file():
+        _read_metrics(folder / METRICS_FILE, runs, metrics, notices)
+    elif not (folder / RUNS_FILE).is_file():
+        notices.append(f"{folder} has no {METRICS_FILE}: left out")
+        return False
+    if (folder / RUNS_FILE).is_file() and not any(run.curves or run.scores for run in runs):
+        try:
+            _take_columns(read_columns(folder), runs, metrics)
+        except ValueError as error:
+            notices.append(f"{error}: no record of its runs")
+    return True
+
+
+def _take_columns(stored: dict[str, np.ndarray], runs: list[Run], metrics: tuple[str, ...]) -> None:
+    """Fill in curves and scores of the runs from the one file of a large sweep."""
+    curves = {name: (stored[name + STEP], stored[name]) for name in metrics if name in stored}
+    scores = {name: stored[name] for name in stored if name.startswith("score/") and name + STEP in stored}
+    if any(len(values) != len(runs) for values in [*(y for _, y in curves.values()), *scores.values()]):
+        raise ValueError("another number of runs than args.json asks for")
+    for run in runs:
+        for name, (steps, values) in curves.items():
+            run.curves[name] = Curve(steps, values[run.number].astype(np.float64))
+        for name, values in scores.items():
+            if np.isfinite(values[run.number, -1]):
+                run.scores[name.removeprefix("score/")] = float(values[run.number, -1])
 
 
 def _read_metrics(path: Path, runs: list[Run], metrics: tuple[str, ...], notices: list[str]) -> None:

@@ -40,7 +40,8 @@ def export_jax(algorithm: JaxAlgorithm) -> bytes:
     """The deterministic policy as a serialised `jax.export` artifact: observations [n, ...] -> actions [n, ...].
 
     Actions are within the action's bounds. An agent whose memory decides what it does takes and returns that memory:
-    (observations, memory) -> (actions, memory), where the memory of a new episode is all that `agent.memory` says.
+    (observations, memory) -> (actions, memory), a tuple of arrays with a row for each observation; an episode begins
+    with what `agent.memory` says, for the LSTMs zeros.
 
     Raises:
         ValueError: There is no policy.
@@ -58,10 +59,14 @@ def export_jax(algorithm: JaxAlgorithm) -> bytes:
     if agent.memory is None or not remembers(algorithm):
         program = jax.jit(lambda obs: play(obs, player.begin(obs.shape[0]))[0])
         return bytes(jax.export.export(program, platforms=PLATFORMS)(obs).serialize())
-    memory = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), jax.eval_shape(lambda: player.begin(1))
-    )
-    return bytes(jax.export.export(jax.jit(play), platforms=PLATFORMS)(obs, memory).serialize())
+    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: player.begin(1)))
+    memory = tuple(jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves)
+
+    def play_on(obs: jax.Array, memory: tuple[jax.Array, ...]) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+        action, after = play(obs, jax.tree.unflatten(structure, memory))  # a plain tuple needs none of our classes
+        return action, tuple(jax.tree.leaves(after))
+
+    return bytes(jax.export.export(jax.jit(play_on), platforms=PLATFORMS)(obs, memory).serialize())
 
 
 def remembers(algorithm: JaxAlgorithm) -> bool:
@@ -88,6 +93,8 @@ def numpy_layers(algorithm: JaxAlgorithm) -> tuple[Tensors, Layers]:
         NotExportable: It is no chain of such layers.
     """
     assert algorithm.spec is not None and algorithm.state is not None
+    if remembers(algorithm):
+        raise NotExportable(f"the policy of {algorithm.name} remembers, which NumPy does not play")
     spec, acting = algorithm.spec, algorithm.state.acting
     config = algorithm.configure(algorithm.info["config"])[0]
     leaves = {name: np.asarray(leaf) for name, leaf in trees.named_leaves(acting).items()}

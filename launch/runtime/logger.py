@@ -106,6 +106,8 @@ class RunLogger:
             OSError: metrics.jsonl cannot be written.
         """
         self._record({"step": int(step), "iteration": int(iteration)}, metrics)
+        if any(name.startswith("score/") for name in metrics):  # the last there is: readers may come from now on
+            self._save_columns()
 
     def episodes(self, run: Any, rank: Any, returns: Any, lengths: Any, times: Any = None) -> None:
         """Record finished episodes, in order of their end; all arguments are broadcast to one length [n].

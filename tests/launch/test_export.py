@@ -142,6 +142,19 @@ def test_memory_that_only_explores_is_left_out():
     assert not remembers(policy_of("ddpg", *STATES, VECTOR)) and not remembers(policy_of("sac", *STATES, VECTOR))
 
 
+def test_an_lstm_takes_and_returns_its_memory(tmp_path):
+    algorithm = policy_of("ppo2", *STATES, CHOICE, policy="lstm", n_lstm=16, nminibatches=1)
+    paths, why_not = write_export(algorithm, tmp_path)
+    assert remembers(algorithm) and len(paths) == 1 and "remembers" in why_not
+    program = jax.export.deserialize(bytearray(paths[0].read_bytes()))
+    memory, rng = tuple(jax.tree.leaves(algorithm.agent.memory(7))), np.random.default_rng(4)
+    assert memory and not any(np.any(leaf) for leaf in memory)  # zeros, as the docs say
+    for _ in range(4):
+        obs = rng.normal(0.0, 3.0, (7, 5)).astype(np.float32)
+        actions, memory = program.call(obs, memory)
+        np.testing.assert_array_equal(actions, algorithm.getAction(obs))
+
+
 def test_a_run_folder_is_exported(mobile: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     actions = []
     for run in (0, 1):

@@ -43,6 +43,19 @@ def test_runs_are_grouped_by_what_matters(tmp_path):
     assert groups["ppo2, gamma=0.99"].scores.tolist() == [5.0]
 
 
+def test_the_columns_of_a_large_sweep_are_read(tmp_path):
+    folder = make_run(tmp_path, scores=range(100), points=0, workers=0, finished=False)
+    returns = np.arange(300.0).reshape(100, 3).astype(np.float32)
+    columns = {"train/return": returns, "train/return/step": np.array([10, 20, 30]), "label": np.array(["run"] * 100)}
+    scores = {"score/final": returns[:, :1], "score/final/step": np.array([30])}
+    np.savez_compressed(folder / "runs.npz", **columns, **scores)
+    found = read_runs(tmp_path)
+    assert found.notices == [] and [run.score for run in found.runs] == returns[:, 0].tolist()
+    assert found.runs[7].curves["train/return"].values.tolist() == [21.0, 22.0, 23.0]
+    (folder / "runs.npz").write_bytes(b"PK")
+    assert "runs.npz is missing or damaged (ValueError): no record of its runs" in read_runs(tmp_path).notices[0]
+
+
 def test_scores_are_those_of_finished_runs(logs):
     groups = [group for group in group_runs(read_runs(logs).runs) if group.task == "CartPole-v1"]
     rows = score_rows(groups)
