@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import time
@@ -95,7 +94,7 @@ class Processes:
             shutil.rmtree(root, ignore_errors=True)
             words = [*self._job.command(root), *as_flags(candidate.values)]
         root.mkdir(parents=True, exist_ok=True)
-        return self._launch(dataclasses.replace(self._job), words, self._log(candidate.number))
+        return self._launch(self._job, words, self._log(candidate.number), root)
 
     def _score(self, candidate: Candidate, steps: int) -> float | None:
         """The first evaluation at `steps` or later, None before it."""

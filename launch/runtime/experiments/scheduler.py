@@ -35,8 +35,8 @@ class Running(Protocol):
         """End it now."""
 
 
-# (job, its command line, file of its output) -> the job under way
-Launch = Callable[[Job, list[str], Path], Running]
+# (job, its command line, file of its output, root of its run folders) -> the job under way
+Launch = Callable[[Job, list[str], Path, Path], Running]
 
 
 @dataclass
@@ -172,7 +172,7 @@ class Scheduler:
         self._table.message(f"{event}: {job.name}")
         log = self._log(state)
         state.log_start = state.shown = files.size(log)
-        state.running, state.state = self._launch(job, words, log), "running"
+        state.running, state.state = self._launch(job, words, log, self._root), "running"
 
     def _ended(self, state: _State, code: int, waiting: deque[_State], interrupted: bool) -> None:
         """Take note of a job's end."""
