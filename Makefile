@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?= --algo=ars --continuous
+TEST_WORKERS ?= 2
 
 .PHONY: train test test-slow test-gpu test-peers lint clean
 
@@ -10,7 +11,7 @@ train: $(VENV)/.run
 	$(BIN)/python launch/train.py $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow --timeout=7200

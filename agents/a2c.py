@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from agents.base_classes import JaxAlgorithm
-from agents.common.on_policy import ActorCriticPolicy
+from agents.common.on_policy import ActorCriticPolicy, Learning, reward_scale, scaled
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.schedules import schedule
-from agents.options import LR_SCHEDULES, option
+from agents.options import LR_SCHEDULES, POLICIES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 
@@ -22,13 +22,20 @@ class Config:
     """Static options of A2C."""
 
     num_cpu: int = option(1, "Number of environments.", minimum=1)
-    policy: str = option("feedforward", "Policy network.", choices=("feedforward",))
+    policy: str = option("feedforward", "Policy network; the others remember.", choices=POLICIES)
+    n_lstm: int = option(256, "Cells of the LSTM.", minimum=1)
     n_steps: int = option(5, "Steps of each environment between updates.", minimum=1, search=(1, 100))
     lr_schedule: str = option("constant", "Learning-rate schedule.", choices=LR_SCHEDULES, search=list(LR_SCHEDULES))
     net_arch: tuple = option((64, 64), "Hidden layers of the policy and of the value network.", minimum=1)
     activation: str = option("tanh", "Activation of the hidden layers.", choices=("tanh", "relu"))
     log_std_init: float = option(0.0, "Initial log standard deviation of continuous actions.")
+    ortho_init: bool = option(True, "Start dense layers orthogonal; otherwise uniform, as in PyTorch.")
+    use_sde: bool = option(False, "Explore by noise that depends on the state (continuous actions).")
+    sde_sample_freq: int = option(
+        -1, "Steps of an episode that this noise is kept for; -1 for a rollout's.", minimum=-1
+    )
     normalize: bool = option(True, "Standardise states by their running mean and variance.")
+    normalize_reward: bool = option(False, "Divide rewards by the running deviation of returns.")
     normalize_advantage: bool = option(False, "Standardise the advantages of each batch.")
 
 
@@ -51,7 +58,7 @@ jax.tree_util.register_dataclass(Hyper)
 
 def make(spec: Spec, config: Config) -> Agent:
     """Build A2C for an environment."""
-    policy = ActorCriticPolicy(spec, config.net_arch, config.activation, config.log_std_init, config.normalize)
+    policy = ActorCriticPolicy.of(spec, config)
 
     def rmsprop(hyper: Hyper) -> optax.GradientTransformation:
         # As in TensorFlow, which the published results used: average starts at 1, epsilon under the root.
@@ -59,19 +66,21 @@ def make(spec: Spec, config: Config) -> Agent:
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         acting = policy.init(key)
-        return AgentState(acting, rmsprop(hyper).init(acting.params))
+        returns = reward_scale(config.normalize_reward, config.num_cpu)
+        return AgentState(acting, Learning(rmsprop(hyper).init(acting.params), returns))
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
-        acting, optimizer = state
+        acting, (optimizer, returns) = state
+        batch, returns = scaled(returns, batch, hyper.gamma)
         data = policy.estimate(acting, batch, hyper.gamma, hyper.lam)
         advantage = data.advantage
         if config.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
         def loss(params: dict) -> tuple[jax.Array, dict]:
-            pi = policy.distribution(params, data.obs)
+            pi, value, _ = policy.unroll(params, data.obs, data.carry, data.begin)
             policy_loss = -jnp.mean(advantage * pi.log_prob(data.action))
-            value_loss = jnp.mean((policy.value(params, data.obs) - data.target) ** 2)
+            value_loss = jnp.mean((value - data.target) ** 2)
             entropy = jnp.mean(pi.entropy())
             total = policy_loss + hyper.vf_coef * value_loss - hyper.ent_coef * entropy
             return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
@@ -81,7 +90,10 @@ def make(spec: Spec, config: Config) -> Agent:
         rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
         params, optimizer = descend(rmsprop(hyper), acting.params, optimizer, grads, rate)
         acting = acting._replace(params=params, stats=policy.observe(acting.stats, batch.obs))
-        return AgentState(acting, optimizer), metrics | {"grad_norm": grad_norm, "learning_rate": rate}
+        return AgentState(acting, Learning(optimizer, returns)), metrics | {
+            "grad_norm": grad_norm,
+            "learning_rate": rate,
+        }
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
     return policy.agent(init, update, traits)

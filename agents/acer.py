@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,12 +13,12 @@ from jax.typing import ArrayLike
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import normalize
-from agents.common.off_policy import copied, track
-from agents.common.on_policy import Acting, ActorCriticPolicy
+from agents.common.off_policy import copied, keep_replay, track
+from agents.common.on_policy import Acting, ActorCriticPolicy, begins
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.returns import fold
 from agents.common.schedules import schedule
-from agents.options import LR_SCHEDULES, option
+from agents.options import LR_SCHEDULES, POLICIES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 
@@ -29,7 +30,8 @@ class Config:
     """Static options of ACER."""
 
     num_cpu: int = option(1, "Number of environments.", minimum=1)
-    policy: str = option("feedforward", "Policy network.", choices=("feedforward",))
+    policy: str = option("feedforward", "Policy network; the others remember.", choices=POLICIES)
+    n_lstm: int = option(256, "Cells of the LSTM.", minimum=1)
     n_steps: int = option(20, "Steps of each environment between updates.", minimum=1, search=(5, 50))
     buffer_size: int = option(5000, "Steps of each environment to remember.", minimum=1)
     replay_start: int = option(1000, "Steps of each environment before the first replay.", minimum=0)
@@ -61,7 +63,7 @@ jax.tree_util.register_dataclass(Hyper)
 
 
 class Sequence(NamedTuple):
-    """A rollout to learn from, leaves [T, N]; `last_obs` [N].
+    """A rollout to learn from, leaves [T, N]; `last_obs` and `carry` [N].
 
     The value after a time limit is folded into `reward` when the rollout is played: frames are stored once.
     """
@@ -72,6 +74,7 @@ class Sequence(NamedTuple):
     reward: jax.Array
     done: jax.Array
     behaviour: jax.Array  # probabilities of all actions when it was played, [T, N, n]
+    carry: Any = ()  # what an LSTM remembered before it
 
 
 class Learning(NamedTuple):
@@ -155,9 +158,11 @@ def loss(
         hyper: Weights, truncation and trust region.
         trust_region: Whether the gradient is projected.
     """
-    pi, q = policy.distribution(params, data.obs).probabilities(), policy.value(params, data.obs)
-    last_pi = policy.distribution(params, data.last_obs).probabilities()
-    last_value = jax.lax.stop_gradient(jnp.sum(last_pi * policy.value(params, data.last_obs), axis=-1))
+    seen = data.obs, data.carry, begins(data.done > 0) if policy.recurrent else ()
+    output, q, after = policy.unroll(params, *seen)
+    last_pi, last_q, _ = policy.step(params, data.last_obs, jax.tree.map(lambda x: x[-1], after))
+    last_value = jax.lax.stop_gradient(jnp.sum(last_pi.probabilities() * last_q, axis=-1))
+    pi = output.probabilities()
     fixed_pi, fixed_q = jax.lax.stop_gradient((pi, q))
     chosen = jax.nn.one_hot(data.action, pi.shape[-1])
     ratio = fixed_pi / (data.behaviour + TINY)
@@ -167,7 +172,7 @@ def loss(
     target = retrace(data.reward, discount, q_played, value, last_value, ratio_played)
     gradient = jax.grad(objective)(fixed_pi, chosen, fixed_q - value[..., None], target - value, ratio, hyper)
     if trust_region:
-        average_pi = policy.distribution(average, data.obs).probabilities()
+        average_pi = policy.unroll(average, *seen)[0].probabilities()
         gradient = trusted(gradient, fixed_pi, average_pi, hyper.delta)
     policy_loss = -jnp.mean(jnp.sum(pi * jax.lax.stop_gradient(gradient), axis=-1))
     q_loss = 0.5 * jnp.mean((jnp.sum(q * chosen, axis=-1) - target) ** 2)
@@ -178,17 +183,18 @@ def loss(
 
 def _played(policy: ActorCriticPolicy, acting: Acting, batch: Transition, gamma: ArrayLike) -> Sequence:
     """A rollout as it is stored."""
-    next_obs = normalize(acting.stats, batch.next_obs)
-    pi = policy.distribution(acting.params, next_obs).probabilities()
-    next_value = jnp.sum(pi * policy.value(acting.params, next_obs), axis=-1)
+    carry, begin = policy.recalled(batch)
+    *_, after = policy.unroll(acting.params, normalize(acting.stats, batch.obs), carry, begin)
+    pi, q = policy.after(acting.params, normalize(acting.stats, batch.next_obs), after)
+    next_value = jnp.sum(pi.probabilities() * q, axis=-1)
     reward, _ = fold(batch.reward, batch.terminated, batch.truncated, next_value, gamma)
     done = (batch.terminated | batch.truncated).astype(jnp.float32)
-    return Sequence(batch.obs, batch.next_obs[-1], batch.action, reward, done, batch.extras["behaviour"])
+    return Sequence(batch.obs, batch.next_obs[-1], batch.action, reward, done, batch.extras["behaviour"], carry)
 
 
 def make(spec: Spec, config: Config) -> Agent:
     """Build ACER for an environment."""
-    policy = ActorCriticPolicy(spec, config.net_arch, config.activation, 0.0, config.normalize, action_values=True)
+    policy = ActorCriticPolicy.of(spec, config, action_values=True)
     entries, first_replay = config.buffer_size // config.n_steps, -(-config.replay_start // config.n_steps)
 
     def rmsprop(hyper: Hyper) -> optax.GradientTransformation:
@@ -197,20 +203,16 @@ def make(spec: Spec, config: Config) -> Agent:
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         acting, lead = policy.init(key), (entries, config.n_steps, config.num_cpu)
         obs = jnp.zeros((*lead, *spec.obs_shape), spec.obs_dtype)
-        numbers, behaviour = jnp.zeros(lead), jnp.zeros((*lead, policy.network.num_actions))
-        replay = Sequence(obs, obs[:, 0], jnp.zeros(lead, jnp.int32), numbers, jnp.zeros(lead), behaviour)
+        n = policy.network.num_actions
+        numbers, behaviour = jnp.zeros(lead), jnp.full((*lead, n), 1.0 / n)
+        carry = jax.tree.map(lambda x: jnp.zeros((entries, *x.shape)), policy.begin(config.num_cpu).carry)
+        replay = Sequence(obs, obs[:, 0], jnp.zeros(lead, jnp.int32), numbers, jnp.zeros(lead), behaviour, carry)
         return AgentState(acting, Learning(copied(acting.params), rmsprop(hyper).init(acting.params), replay))
-
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        pi = policy.distribution(state.acting.params, normalize(state.acting.stats, obs))
-        return (pi.sample(key) if explore else pi.mode()), {"behaviour": pi.probabilities()}
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, (average, optimizer, replay) = state
         rollout = _played(policy, acting, batch, hyper.gamma)
-        replay = jax.tree.map(
-            lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x, clock.iteration % entries, 0), replay, rollout
-        )
+        replay = _store(replay, rollout, clock, entries)
         rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
 
         def step(carry: tuple, data: Sequence) -> tuple:
@@ -234,13 +236,30 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, Learning(average, optimizer, replay)), metrics | {"learning_rate": rate}
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: policy.probabilities(state.acting, obs))
+    agent = policy.agent(init, update, traits, lambda pi, action: {"behaviour": pi.probabilities()})
+    return agent._replace(discard=keep_replay)
 
 
 def _replays(clock: Clock, ratio: float, first: int) -> jax.Array:
     """How many updates are replayed in this iteration, int32 []: Poisson, the same for all runs of a sweep."""
     number = jax.random.poisson(jax.random.fold_in(jax.random.key(0), clock.iteration), ratio)
     return jnp.where(clock.iteration + 1 >= first, number, 0)
+
+
+def _store(replay: Sequence, rollout: Sequence, clock: Clock, entries: int) -> Sequence:
+    """Write a rollout over the oldest; an environment's part that is not all finite leaves its last one once more."""
+    reals = (x for x in (rollout.obs, rollout.last_obs[None], rollout.reward) if jnp.issubdtype(x.dtype, jnp.floating))
+    good = jnp.stack([jnp.isfinite(x).reshape(*x.shape[:2], -1).all(axis=(0, 2)) for x in reals]).all(axis=0)  # [N]
+
+    def write(ring: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+        last = jax.lax.dynamic_index_in_dim(ring, (clock.iteration - 1) % entries, 0, keepdims=False)
+        wide = good.reshape(*[1] * axis, -1, *[1] * (new.ndim - axis - 1))
+        return jax.lax.dynamic_update_index_in_dim(ring, jnp.where(wide, new, last), clock.iteration % entries, 0)
+
+    at_ends = [(each.last_obs, each.carry) for each in (replay, rollout)]
+    last_obs, carry = jax.tree.map(partial(write, axis=0), *at_ends)
+    within = [each._replace(last_obs=(), carry=()) for each in (replay, rollout)]
+    return jax.tree.map(partial(write, axis=1), *within)._replace(last_obs=last_obs, carry=carry)
 
 
 def _pick(replay: Sequence, which: jax.Array) -> Sequence:
@@ -250,7 +269,9 @@ def _pick(replay: Sequence, which: jax.Array) -> Sequence:
     def pick(ring: jax.Array) -> jax.Array:
         return ring[which, :, envs].swapaxes(0, 1)  # [N, T, ...] to [T, N, ...]
 
-    return jax.tree.map(pick, replay._replace(last_obs=()))._replace(last_obs=replay.last_obs[which, envs])
+    at_ends = replay.last_obs, replay.carry
+    last_obs, carry = jax.tree.map(lambda ring: ring[which, envs], at_ends)
+    return jax.tree.map(pick, replay._replace(last_obs=(), carry=()))._replace(last_obs=last_obs, carry=carry)
 
 
 class ACER(JaxAlgorithm):

@@ -15,7 +15,7 @@ from agents.common.memory import available_memory
 from agents.common.on_policy import ActorCriticPolicy, Estimates
 from agents.common.optim import clip_by_global_norm
 from agents.common.schedules import schedule
-from agents.options import LR_SCHEDULES, option
+from agents.options import LR_SCHEDULES, POLICIES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 
@@ -25,7 +25,8 @@ class Config:
     """Static options of ACKTR."""
 
     num_cpu: int = option(1, "Number of environments.", minimum=1)
-    policy: str = option("feedforward", "Policy network.", choices=("feedforward",))
+    policy: str = option("feedforward", "Policy network; the others remember.", choices=POLICIES)
+    n_lstm: int = option(256, "Cells of the LSTM.", minimum=1)
     n_steps: int = option(5, "Steps of each environment between updates.", minimum=1, search=(1, 100))
     lr_schedule: str = option("linear", "Learning-rate schedule.", choices=LR_SCHEDULES, search=list(LR_SCHEDULES))
     net_arch: tuple = option((64, 64), "Hidden layers of the policy and of the value network.", minimum=1)
@@ -67,8 +68,8 @@ def loss(outputs: Any, data: Estimates, hyper: Hyper) -> tuple[jax.Array, dict]:
     """Policy gradient, value loss and entropy bonus, as in A2C, with what to report.
 
     Args:
-        outputs: (policy output, value [M]) of the network.
-        data: Batch, leaves [M, ...].
+        outputs: (policy output, value [T, N]) of the network.
+        data: Rollout, leaves [T, N, ...].
         hyper: Weights of the terms.
     """
     pi, value = distribution(outputs[0]), outputs[1]
@@ -83,9 +84,9 @@ def log_likelihood(outputs: Any, action: jax.Array, noise: jax.Array, vf_fisher_
     """Sum over the batch of the log likelihood of samples of the network's own distribution (section 3.1).
 
     Args:
-        outputs: (policy output, value [M]) of the network.
-        action: Actions [M, ...], which the same policy has drawn.
-        noise: Standard normals [M]; V + noise / sqrt(coef) is a sample of a Gaussian around the value.
+        outputs: (policy output, value [T, N]) of the network.
+        action: Actions [T, N, ...], which the same policy has drawn.
+        noise: Standard normals [T, N]; V + noise / sqrt(coef) is a sample of a Gaussian around the value.
         vf_fisher_coef: Inverse variance of that Gaussian.
     """
     value = outputs[1]
@@ -100,10 +101,9 @@ def network_layers(policy: ActorCriticPolicy, samples: int) -> tuple[kfac.Layer,
     Raises:
         ValueError: K-FAC's matrices for batches of `samples` would not fit the memory.
     """
-    spec = policy.spec
-    obs = jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype)
-    params = jax.eval_shape(policy.network.init, jax.random.key(0), obs)
-    layers = kfac.layers_of(policy.network.apply, params, obs)
+    inputs = jax.eval_shape(policy.example)
+    params = jax.eval_shape(policy.network.init, jax.random.key(0), *inputs)
+    layers = kfac.layers_of(policy.network.apply, params, *inputs)
     needed, available = kfac.needed_bytes(layers, samples), available_memory()
     if needed > available:
         raise ValueError(
@@ -119,9 +119,8 @@ def make(spec: Spec, config: Config) -> Agent:
     Raises:
         ValueError: Its matrices would not fit the memory.
     """
-    batch_size = config.num_cpu * config.n_steps
-    policy = ActorCriticPolicy(spec, config.net_arch, config.activation, config.log_std_init, config.normalize)
-    layers = network_layers(policy, batch_size)
+    policy = ActorCriticPolicy.of(spec, config)
+    layers = network_layers(policy, config.num_cpu * config.n_steps)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         acting = policy.init(key)
@@ -129,14 +128,13 @@ def make(spec: Spec, config: Config) -> Agent:
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, (curvature, velocity) = state
-        estimates = policy.estimate(acting, batch, hyper.gamma, hyper.lam)
-        data = jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), estimates)
+        data = policy.estimate(acting, batch, hyper.gamma, hyper.lam)
         rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
 
-        tape = kfac.forward(layers, policy.network.apply, acting.params, data.obs)
+        tape = kfac.forward(layers, policy.network.apply, acting.params, data.obs, data.carry, data.begin)
         by_outputs, metrics = jax.grad(loss, has_aux=True)(tape.outputs, data, hyper)
         grads = tape.pullback(by_outputs)[0]
-        noise = jax.random.normal(key, (batch_size,))
+        noise = jax.random.normal(key, data.value.shape)
         by_outputs = jax.grad(log_likelihood)(tape.outputs, data.action, noise, hyper.vf_fisher_coef)
         seen = zip(layers, tape.inputs, tape.pullback(by_outputs)[1], strict=True)
         factors = tuple(kfac.statistics(*of_layer) for of_layer in seen)

@@ -63,8 +63,11 @@ class BaseRLObject(ABC):
         them within it and ignores the argument.
         """
         from envs.host.vec_env import VecEnv
+        from envs.make import EnvOptions
+        from launch.runtime.srl_models import encoding_of
 
-        return VecEnv.from_args(args, env_kwargs)
+        options = env_kwargs or EnvOptions.from_args(args)
+        return VecEnv.from_args(args, options, encoding_of(options))
 
     def getActionProba(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray | None:
         """Return action probabilities [N, n] (discrete) or the mean action [N, size]; None where there is none."""

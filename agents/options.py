@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LR_SCHEDULES = ("linear", "constant", "double_linear_con", "middle_drop", "double_middle_drop")
+POLICIES = ("feedforward", "lstm", "lnlstm")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def declared(module: str) -> tuple[type, type]:
     classes: list[ast.stmt] = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in ("Config", "Hyper")]
     if len(classes) != 2:
         raise ValueError(f"{module} must declare the dataclasses Config and Hyper")
-    namespace = {"dataclass": dataclass, "option": option, "LR_SCHEDULES": LR_SCHEDULES, "__name__": module}
+    constants = {"LR_SCHEDULES": LR_SCHEDULES, "POLICIES": POLICIES}
+    namespace = {"dataclass": dataclass, "option": option, "__name__": module, **constants}
     # Our own source file, run as an import would; without this module's postponed annotations.
     exec(compile(ast.Module(classes, []), spec.origin, "exec", dont_inherit=True), namespace)
     return namespace["Config"], namespace["Hyper"]  # type: ignore[return-value]

@@ -66,7 +66,7 @@ def make(spec: Spec, config: Config) -> Agent:
             f"--optim-batchsize={config.optim_batchsize} does not divide "
             f"--timesteps-per-actorbatch={config.timesteps_per_actorbatch}"
         )
-    policy = ActorCriticPolicy(spec, config.net_arch, config.activation, config.log_std_init, config.normalize)
+    policy = ActorCriticPolicy.of(spec, config)
     adam = optax.scale_by_adam(eps=1e-5)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from agents.base_classes import JaxAlgorithm
-from agents.common.distributions import TanhGaussian
+from agents.common.distributions import StateDependentGaussian, TanhGaussian
+from agents.common.exploration import Noise, no_noise, renewed
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, track
+from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, keep_replay, track
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
@@ -36,6 +37,8 @@ class Config:
     lr_schedule: str = option("constant", "Learning-rate schedule.", choices=LR_SCHEDULES)
     net_arch: tuple = option((64, 64), "Hidden layers of the actor and of each critic.", minimum=1)
     log_std_init: float = option(0.0, "Initial bias of the log standard deviation.")
+    use_sde: bool = option(False, "Explore by noise that depends on the state.")
+    sde_sample_freq: int = option(-1, "Steps that this noise is kept for; -1 for a rollout's.", minimum=-1)
     normalize: bool = option(True, "Standardise states by their running mean and variance.")
 
 
@@ -90,7 +93,13 @@ class Networks(NamedTuple):
 
     def policy(self, params: Any, obs: jax.Array) -> TanhGaussian:
         """Distribution of actions in -1 ... 1 for standardised observations."""
+        if self.actor.state_dependent:
+            return TanhGaussian(*self.noisy(params, obs).gaussian())
         return TanhGaussian(*cast(tuple, self.actor.apply(params, obs)))
+
+    def noisy(self, params: Any, obs: jax.Array) -> StateDependentGaussian:
+        """Distribution under the tanh, of an actor with state-dependent noise."""
+        return StateDependentGaussian(*cast(tuple, self.actor.apply(params, obs)))
 
     def values(self, params: Any, obs: jax.Array, action: jax.Array) -> jax.Array:
         """Values [2, B] of standardised observations and actions in -1 ... 1."""
@@ -165,7 +174,7 @@ def make(spec: Spec, config: Config) -> Agent:
     """
     bounds, size = ActionBounds("sac", spec), spec.action_shape[0]
     encoder = Encoder(spec.pixels, len(spec.obs_shape))
-    actor_network = SquashedGaussianActor(encoder, size, config.net_arch, config.log_std_init)
+    actor_network = SquashedGaussianActor(encoder, size, config.net_arch, config.log_std_init, config.use_sde)
     networks = Networks(actor_network, Critics(encoder, 2, config.net_arch))
     memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu)
     first_update = -(-config.learning_starts // (config.num_cpu * config.train_freq))
@@ -183,13 +192,23 @@ def make(spec: Spec, config: Config) -> Agent:
     def policy(state: AgentState, obs: jax.Array) -> TanhGaussian:
         return networks.policy(state.acting.actor, normalize(state.acting.stats, obs))
 
-    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
+    def begin(count: int) -> Noise:
+        obs = jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype)
+        features = jax.eval_shape(networks.actor.init_with_output, jax.random.key(0), obs)[0][-1].shape[-1]
+        return no_noise(count, features, size)
+
+    def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool, *noise: Noise) -> tuple:
         pi = policy(state, obs)
         if not explore:
-            return bounds.scale(pi.mode()), {}
-        drawn = pi.sample_and_log_prob(key)[0]
+            return bounds.scale(pi.mode()), {}, *noise
+        if noise:
+            every = config.sde_sample_freq if config.sde_sample_freq > 0 else config.train_freq
+            noise, seen = (renewed(noise[0], key, every),), normalize(state.acting.stats, obs)
+            drawn = jnp.tanh(networks.noisy(state.acting.actor, seen).explore(noise[0].normals))
+        else:
+            drawn = pi.sample_and_log_prob(key)[0]
         anything = jax.random.uniform(key, drawn.shape, minval=-1.0, maxval=1.0)  # takes the place of `drawn`
-        return bounds.scale(jnp.where(state.acting.at_random, anything, drawn)), {}
+        return bounds.scale(jnp.where(state.acting.at_random, anything, drawn)), {}, *noise
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         stats = observe(state.acting.stats, batch.obs)
@@ -206,11 +225,11 @@ def make(spec: Spec, config: Config) -> Agent:
         acting = Acting(actor, stats, clock.iteration + 1 < first_update)
         return AgentState(acting, Learning(critic, replay)), metrics | {"learning_rate": rate}
 
-    def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
+    def probabilities(state: AgentState, obs: jax.Array, *noise: Noise) -> jax.Array:
         return bounds.scale(policy(state, obs).mode())
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, probabilities)
+    return Agent(init, act, update, traits, probabilities, begin if config.use_sde else None, discard=keep_replay)
 
 
 class SAC(JaxAlgorithm):

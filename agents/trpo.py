@@ -10,7 +10,7 @@ import optax
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.natural import conjugate_gradient, fisher_product, line_search, scaled_step
-from agents.common.on_policy import ActorCriticPolicy, Estimates
+from agents.common.on_policy import ActorCriticPolicy, Estimates, Learning, reward_scale, scaled
 from agents.common.optim import descend
 from agents.common.shuffle import scan_minibatches
 from agents.options import option
@@ -34,7 +34,9 @@ class Config:
     net_arch: tuple = option((64, 64), "Hidden layers of the policy and of the value network.", minimum=1)
     activation: str = option("tanh", "Activation of the hidden layers.", choices=("tanh", "relu"))
     log_std_init: float = option(0.0, "Initial log standard deviation of continuous actions.")
+    ortho_init: bool = option(True, "Start dense layers orthogonal; otherwise uniform, as in PyTorch.")
     normalize: bool = option(True, "Standardise states by their running mean and variance.")
+    normalize_reward: bool = option(False, "Divide rewards by the running deviation of returns.")
 
 
 @dataclass(frozen=True)
@@ -98,19 +100,21 @@ def make(spec: Spec, config: Config) -> Agent:
         raise ValueError(
             f"--vf-batchsize={config.vf_batchsize} does not divide --timesteps-per-batch={config.timesteps_per_batch}"
         )
-    policy = ActorCriticPolicy(spec, config.net_arch, config.activation, config.log_std_init, config.normalize)
+    policy = ActorCriticPolicy.of(spec, config)
     adam = optax.scale_by_adam(eps=1e-8)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         acting = policy.init(key)
-        return AgentState(acting, adam.init(acting.params))
+        returns = reward_scale(config.normalize_reward, config.num_cpu)
+        return AgentState(acting, Learning(adam.init(acting.params), returns))
 
     def value_loss(params: dict, data: tuple[jax.Array, jax.Array]) -> jax.Array:
         obs, target = data
         return jnp.mean((policy.value(params, obs) - target) ** 2)
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
-        acting, optimizer = state
+        acting, (optimizer, returns) = state
+        batch, returns = scaled(returns, batch, hyper.gamma)
         data = policy.estimate(acting, batch, hyper.gamma, hyper.lam)
         advantage = (data.advantage - data.advantage.mean()) / (data.advantage.std() + 1e-8)
         data = data._replace(advantage=advantage)
@@ -126,7 +130,7 @@ def make(spec: Spec, config: Config) -> Agent:
             fit, (params, optimizer), rollout, key, config.vf_iters, config.vf_batchsize
         )
         acting = acting._replace(params=params, stats=policy.observe(acting.stats, batch.obs))
-        return AgentState(acting, optimizer), metrics | {"value_loss": losses.mean()}
+        return AgentState(acting, Learning(optimizer, returns)), metrics | {"value_loss": losses.mean()}
 
     traits = Traits(rollout_length=config.timesteps_per_batch, num_envs=config.num_cpu)
     return policy.agent(init, update, traits)

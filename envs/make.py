@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from envs.host.quiet import quiet_import
 from envs.registry import BRAX_NAMES, ThreadingType, registered_env, registered_robot, registered_twin, resolve
-from envs.types import Spec
+from envs.types import Encoding, Spec
 
 if TYPE_CHECKING:
     import gymnasium
@@ -35,6 +35,8 @@ _KEYWORDS: dict[str, tuple[str, str]] = {
     "fpv": ("fpv", "--fpv"),
     "image_size": ("image_size", "--image-size"),
     "real_robot": ("real_robot", "--real-robot"),
+    "max_distance": ("max_distance", "--max-distance"),
+    "force_down": ("force_down", "--force-down"),
 }
 
 # Seconds that one reset or step may take before its worker is given up: in a simulator, and at a real robot, whose
@@ -64,6 +66,10 @@ class EnvOptions:
             (`envs.render.drawn_pool`).
         real_robot: "HOST:PORT" of a real robot's server, None for a simulator or the robot's default address.
         render_mode: None, "rgb_array" or "human"; on the host only.
+        max_distance: Radius of the safety sphere around the target (m); None for the environment's own.
+        force_down: Whether the arm can never be commanded upwards; None for the environment's own.
+        srl_model_path: Folder of the learned representation that makes states of pictures, where `srl_model` names
+            one; frames are encoded one by one, and the states stacked.
     """
 
     env: str
@@ -81,6 +87,9 @@ class EnvOptions:
     renderer: str = "tiny"
     real_robot: str | None = None
     render_mode: str | None = None
+    max_distance: float | None = None
+    force_down: bool | None = None
+    srl_model_path: str | None = None
 
     @classmethod
     def from_args(cls, args: Any) -> EnvOptions:
@@ -92,6 +101,15 @@ class EnvOptions:
     def on_device(self) -> bool:
         """Whether the environment runs on the device: the JAX simulator, and everything from brax."""
         return self.simulator == "jax" or self.env.startswith(BRAX_PREFIX)
+
+    @property
+    def learned(self) -> bool:
+        """Whether what is observed is a learned representation of pictures."""
+        return self.srl_model_path is not None
+
+    def seen(self) -> EnvOptions:
+        """The same environment as a learned representation sees it: single pictures."""
+        return dataclasses.replace(self, srl_model="raw_pixels", num_stack=1, srl_model_path=None)
 
     @property
     def drawn(self) -> bool:
@@ -177,13 +195,15 @@ class HostFactory:
 
 
 def host_factory(options: EnvOptions) -> HostFactory:
-    """Return the factory of a host environment.
+    """Return the factory of a host environment; it observes the pictures where the representation is `learned`.
 
     Raises:
         ValueError: An unknown id, an option without meaning for this environment, or an impossible combination.
     """
     if options.on_device:
         raise ValueError(f"{options.env} with --simulator={options.simulator} runs on the device, not in host workers")
+    if options.learned:
+        options = options.seen()
     if options.drawn:
         options = options.told()
     spec = _gymnasium_spec(options.env, real=options.real_robot is not None)
@@ -194,8 +214,12 @@ def host_factory(options: EnvOptions) -> HostFactory:
     return HostFactory(dataclasses.replace(spec, kwargs=spec.kwargs | keywords), options.num_stack)
 
 
-def host_spec(options: EnvOptions) -> Spec:
+def host_spec(options: EnvOptions, encoding: Encoding | None = None) -> Spec:
     """Describe what a learner sees of the environment that `host_factory` makes; makes one and closes it.
+
+    Args:
+        options: What it is.
+        encoding: The representation where it is `learned`.
 
     Raises:
         ValueError: As `host_factory`; also where the environment itself refuses the options, or has discrete actions
@@ -203,6 +227,10 @@ def host_spec(options: EnvOptions) -> Spec:
     """
     from envs.host.gymnasium_env import spec_of
 
+    if options.learned:
+        from envs.render.encoded_pool import stacked_states
+
+        return stacked_states(host_spec(options.seen()), encoding, options.num_stack)
     if options.drawn:
         options.told()
         from envs.render.drawn_pool import stacked
@@ -217,13 +245,19 @@ def host_spec(options: EnvOptions) -> Spec:
     return spec
 
 
-def device_env(options: EnvOptions) -> Any:
+def device_env(options: EnvOptions, encoding: Encoding | None = None) -> Any:
     """Make the environment that runs on the device (a `DeviceEnv`: spec, reset, step); imports jax.
+
+    Args:
+        options: What to make.
+        encoding: The representation where it is `learned`.
 
     Raises:
         ValueError: An unknown id, no twin, an option without meaning, an impossible combination, or a user's
             environment that is not as `envs.checker.check_device_types` wants it.
     """
+    if options.learned:
+        return _encoded_env(options, encoding)
     if options.render_mode is not None:
         raise ValueError(f"--simulator=jax opens no window: {options.env} is rendered with --simulator=pybullet")
     if options.real_robot is not None:
@@ -238,11 +272,24 @@ def device_env(options: EnvOptions) -> Any:
 
             check_device_types(env)
     _check_action_kind(options, env.spec)
-    if options.num_stack > 1:
-        from envs.device.wrappers import FrameStack
+    return _stacked(env, options.num_stack)
 
-        env = FrameStack(env, options.num_stack)
-    return env
+
+def _encoded_env(options: EnvOptions, encoding: Encoding | None) -> Any:
+    """A device environment that is observed through a learned representation."""
+    from envs.device.wrappers import Encoded
+
+    assert encoding is not None, "a learned representation is handed in"
+    return _stacked(Encoded(device_env(options.seen()), encoding), options.num_stack)
+
+
+def _stacked(env: Any, num_stack: int) -> Any:
+    """The environment with stacked observations."""
+    if num_stack == 1:
+        return env
+    from envs.device.wrappers import FrameStack
+
+    return FrameStack(env, num_stack)
 
 
 def _brax_env(options: EnvOptions) -> Any:

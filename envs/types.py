@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -58,6 +59,18 @@ class Spec:
     def action_dtype(self) -> str:
         """dtype of an action as drivers store it."""
         return "int32" if isinstance(self.action, Discrete) else "float32"
+
+
+class Encoding(NamedTuple):
+    """A learned representation as environments use it; whoever makes one hands it in.
+
+    Attributes:
+        encode: Pictures uint8 [..., height, width, channels] -> states float32 [..., state_dim]; a pure JAX function.
+        state_dim: Components of a state.
+    """
+
+    encode: Callable[[Any], Any]
+    state_dim: int
 
 
 class TimeStep(NamedTuple):

@@ -55,6 +55,11 @@ def _add_play_flags(parser: FlagParser) -> None:
         metavar="HOST:PORT",
         help="Play on the real robot behind this server. Without this flag: where it was trained",
     )
+    add(
+        "--srl-model-path",
+        metavar="DIR",
+        help="Learned representation to observe. Without this flag: that of the training, where it was then",
+    )
     add("--shape-reward", action="store_true", help="Dense reward. Without this flag: as in the training.")
     add(
         "--deterministic",

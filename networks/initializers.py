@@ -10,6 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+# Weights uniform within +-1 / sqrt(inputs): how PyTorch, which many published results used, starts its dense layers.
+UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
 
 def orthogonal(scale: float) -> nn.initializers.Initializer:
     """Orthogonal kernel initialiser with gain `scale` (Saxe et al. 2014); the last axis holds the outputs.

@@ -8,10 +8,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from networks.heads import StateDependentHead
 from networks.torsos import MLP, NatureCNN
 
 GLOROT = nn.initializers.glorot_uniform()
 LOG_STD_RANGE = (-20.0, 2.0)
+LARGEST_MEAN = 2.0  # under a tanh, with state-dependent noise
 
 
 class Encoder(nn.Module):
@@ -118,22 +120,34 @@ class DeterministicActor(nn.Module):
 class SquashedGaussianActor(nn.Module):
     """Mean and log standard deviation of the Gaussian under a tanh (Haarnoja et al. 2018), both functions of the state.
 
+    With `state_dependent` noise is a matrix times the last hidden layer (gSDE, Raffin et al. 2021, arXiv 2005.05719);
+    the mean is then held within +-2, as there.
+
     Attributes:
         encoder: What turns observations into features.
         size: Number of action components.
         sizes: Hidden layers.
-        log_std_init: Initial bias of the log standard deviation.
+        log_std_init: Initial bias of the log standard deviation; with `state_dependent` that of the matrix' entries.
+        state_dependent: Whether noise is a matrix.
     """
 
     encoder: Encoder
     size: int
     sizes: Sequence[int] = (64, 64)
     log_std_init: float = 0.0
+    state_dependent: bool = False
 
     @nn.compact
-    def __call__(self, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Map [..., *obs_shape] to (mean [..., size], log_std [..., size] within -20 ... 2)."""
+    def __call__(self, obs: jax.Array) -> tuple[jax.Array, ...]:
+        """Map [..., *obs_shape] to (mean [..., size], log_std [..., size] within -20 ... 2).
+
+        With `state_dependent` to (mean [..., size], log_std [features, size], features [..., features]).
+        """
         hidden = MLP(self.sizes, "relu", kernel_init=GLOROT)(self.encoder(obs))
+        if self.state_dependent:
+            head = StateDependentHead(self.size, self.log_std_init, GLOROT, learn_features=True)
+            mean, *rest = head(hidden)
+            return jnp.clip(mean, -LARGEST_MEAN, LARGEST_MEAN), *rest
         mean = nn.Dense(self.size, kernel_init=GLOROT)(hidden)
         bias = nn.initializers.constant(self.log_std_init)
         log_std = nn.Dense(self.size, kernel_init=GLOROT, bias_init=bias)(hidden)

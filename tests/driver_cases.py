@@ -130,6 +130,24 @@ def learner(name: str) -> Case:
             DRIFT,
             {"num_cpu": 4, "n_steps": 8, "noptepochs": 2, "net_arch": (8,), "learning_rate": 0.01},
         ),
+        "ppo2-lnlstm": (
+            ppo2.PPO2,
+            DRIFT,
+            {"policy": "lnlstm", "n_lstm": 6, "use_sde": True, "sde_sample_freq": 3, "normalize_reward": True}
+            | {"num_cpu": 4, "n_steps": 8, "noptepochs": 2, "net_arch": (8,), "learning_rate": 0.01, "nminibatches": 2},
+        ),
+        "acer-lstm": (
+            acer.ACER,
+            DISCRETE_DRIFT,
+            {"policy": "lstm", "n_lstm": 6, "num_cpu": 4, "n_steps": 5, "buffer_size": 15, "replay_start": 5}
+            | {"net_arch": (8,), "learning_rate": 0.1},
+        ),
+        "sac-sde": (
+            sac.SAC,
+            DRIFT,
+            {"use_sde": True, "num_cpu": 4, "train_freq": 5, "learning_starts": 20, "net_arch": (8,)}
+            | {"buffer_size": 80, "batch_size": 16, "learning_rate": 0.01},
+        ),
         "a2c": (a2c.A2C, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "learning_rate": 0.05}),
         "acktr": (acktr.ACKTR, DISCRETE_DRIFT, {"num_cpu": 4, "net_arch": (8,), "cold_iterations": 1}),
         "ars": (ars.ARS, DISCRETE_DRIFT, {"num_population": 3}),

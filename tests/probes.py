@@ -233,6 +233,32 @@ class TrueSuccessor(Probe):
         return Answers(_rows(0, 1), np.array([gamma, 1], np.float32) / np.float32(1 - gamma), None)
 
 
+class Recall(Probe):
+    """A cue of -1 or +1 at the first of four steps, a question at the last, which alone is paid.
+
+    The observation is (cue, question): the cue is 0 but for the first step, the question 1 at the last. Discrete: +1 if
+    the action is 1 after +1 or 0 after -1, else -1. Continuous: -(action - 0.5 cue)^2. Right: what the cue says, for a
+    return of 1 or 0. A policy without memory sees the same at every question, so that its action there cannot depend on
+    the cue: its expected return is 0 at best, or -0.25. Not among the probes of learners without memory.
+    """
+
+    obs_size = 2
+    length = 4
+
+    def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
+        """Show the cue; the state is (cue, steps so far)."""
+        cue = _sign(key)[0]
+        return (cue, jnp.zeros((), jnp.int32)), jnp.stack([cue, 0.0])
+
+    def step(self, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+        """Wait, then ask."""
+        cue, steps = state[0], state[1] + 1
+        right = -((action[0] - 0.5 * cue) ** 2) if self.continuous else jnp.where((action == 1) == (cue > 0), 1.0, -1.0)
+        end = steps >= self.length
+        obs = jnp.stack([0.0, jnp.where(steps == self.length - 1, 1.0, 0.0)])
+        return (cue, steps), _end(obs, jnp.where(end, right, 0.0), end)
+
+
 PROBES: tuple[type[Probe], ...] = (
     ConstantValue,
     ObservedValue,

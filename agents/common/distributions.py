@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+VARIANCE_FLOOR = 1e-6  # added to a state-dependent variance: features may all be zero
+
 
 class Categorical(NamedTuple):
     """Distribution over n discrete actions, given by unnormalised log probabilities `logits` [..., n]."""
@@ -100,6 +102,62 @@ class TanhGaussian(NamedTuple):
         return jnp.tanh(self.mean)
 
 
-def distribution(output: jax.Array | tuple[jax.Array, jax.Array]) -> Categorical | DiagGaussian:
-    """Wrap a policy head's output: logits, or (mean, log_std)."""
-    return DiagGaussian(*output) if isinstance(output, tuple) else Categorical(output)
+class StateDependentGaussian(NamedTuple):
+    """Gaussian whose noise is a linear function of features, E^T features with a random matrix E (gSDE).
+
+    Raffin et al. 2021, arXiv 2005.05719, section 3: entries of E are independent with standard deviation exp(log_std).
+    Over the choice of E an action component is a Gaussian with variance sum_i features_i^2 exp(2 log_std_ij), which is
+    the density that is learned from, whenever E was drawn.
+
+    Attributes:
+        mean: [..., size].
+        log_std: Of the entries of E, [features, size].
+        features: [..., features].
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+    features: jax.Array
+
+    def gaussian(self) -> DiagGaussian:
+        """The distribution of an action over the choice of E."""
+        variance = self.features**2 @ jnp.exp(2.0 * self.log_std)
+        return DiagGaussian(self.mean, 0.5 * jnp.log(variance + VARIANCE_FLOOR))
+
+    def explore(self, noise: jax.Array) -> jax.Array:
+        """Actions [N, size] for standard normals [N, features, size], of which E is made."""
+        return self.mean + jnp.einsum("nf,nfa->na", self.features, noise * jnp.exp(self.log_std))
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Draw actions [..., size], each with a matrix of its own."""
+        return self.gaussian().sample(key)
+
+    def mode(self) -> jax.Array:
+        """Most probable actions [..., size]."""
+        return self.mean
+
+    def log_prob(self, action: jax.Array) -> jax.Array:
+        """Log density [...] of actions [..., size]."""
+        return self.gaussian().log_prob(action)
+
+    def entropy(self) -> jax.Array:
+        """Differential entropy [...] in nats."""
+        return self.gaussian().entropy()
+
+    def kl(self, other: Any) -> jax.Array:
+        """Kullback-Leibler divergence [...] of another of these from this one."""
+        return self.gaussian().kl(other.gaussian())
+
+    def probabilities(self) -> jax.Array:
+        """The mean action [..., size]."""
+        return self.mean
+
+
+Distribution = Categorical | DiagGaussian | StateDependentGaussian
+
+
+def distribution(output: jax.Array | tuple[jax.Array, ...]) -> Distribution:
+    """Wrap a policy head's output: logits, (mean, log_std), or (mean, log_std, features)."""
+    if not isinstance(output, tuple):
+        return Categorical(output)
+    return DiagGaussian(*output) if len(output) == 2 else StateDependentGaussian(*output)

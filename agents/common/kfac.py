@@ -3,15 +3,22 @@
 The Fisher matrix of a layer's kernel and bias is taken as A (x) G: A, the second moment of the layer's inputs with a 1
 appended for the bias; G, that of the derivatives of the log likelihood by the layer's outputs. For a convolution the
 inputs are the patches under the kernel (Grosse and Martens 2016, arXiv 1602.01407). Its inverse is then that of two
-small matrices.
+small matrices. Of a gain and a shift for each component, as after a layer normalisation, each component's Fisher matrix
+of 2 x 2 is taken as it is.
 
-Inputs are seen by intercepting the calls of dense and convolutional layers; the derivatives by their outputs are those
-by a zero that is added to each of them.
+A layer that is applied at every time step of a recurrent network is treated as if the steps were independent samples,
+the simplest approximation of Martens, Ba and Johnson 2018, "Kronecker-factored curvature approximations for recurrent
+neural networks": derivatives go back through time, the correlation between steps is neglected.
+
+Calls of layers are intercepted: their inputs are sown into flax's collection "intermediates", and the derivatives by
+their outputs are those by the zeros that the collection "perturbations" adds to them.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -21,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from networks.recurrent import Scale
 from networks.torsos import Conv, patches
 
 PRECISION = jax.lax.Precision.HIGHEST  # accelerators round float32 products to about three digits otherwise
@@ -28,19 +36,24 @@ WIDEST = 640  # a wider factor is block-diagonal; all of the Nature CNN are belo
 BLOCK = 64  # size of the blocks: the channels of one position of the Nature CNN
 SMALL = 1e-12  # what a factor's mean eigenvalue counts at least
 
+LAYERS = (nn.Dense, Conv, Scale)  # what is known of
+SEEN, ADDED = "inputs", "outputs"  # names of a layer's variables in the two collections
+
 # The exact Fisher information of parameters outside of layers, by name: a Gaussian's has no other entries for them.
 EXACT = {"log_std": 2.0}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A dense or convolutional layer, for one sample.
+    """A layer, for one sample.
 
     Attributes:
         path: Names that lead to its parameters.
         inputs: Shape of what it is given.
         outputs: Shape of what it returns.
-        side, stride: Of a convolution's kernel; 0 for a dense layer.
+        side, stride: Of a convolution's kernel; 0 for another layer.
+        bias: Whether it has a bias.
+        elementwise: Whether it is a gain and a shift for each component.
     """
 
     path: tuple[str, ...]
@@ -48,6 +61,8 @@ class Layer:
     outputs: tuple[int, ...]
     side: int = 0
     stride: int = 0
+    bias: bool = True
+    elementwise: bool = False
 
     @property
     def positions(self) -> int:
@@ -56,17 +71,32 @@ class Layer:
 
     @property
     def fan_in(self) -> int:
-        """Rows of its kernel as a matrix; a factor of one more for the bias."""
+        """Rows of its kernel as a matrix."""
         return self.inputs[-1] * max(1, self.side**2)
+
+    @property
+    def rows(self) -> int:
+        """Rows of its kernel and bias as one matrix."""
+        return self.fan_in + self.bias
 
     @property
     def fan_out(self) -> int:
         """Columns of its kernel."""
         return self.outputs[-1]
 
+    @property
+    def blocks(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Number and size of the diagonal blocks of its two factors."""
+        if self.elementwise:
+            return (self.fan_in, 2), (1, 1)
+        return _blocks(self.rows), _blocks(self.fan_out)
+
 
 class Factors(NamedTuple):
-    """Two matrices of a layer, of its inputs and of its outputs, or their inverses; as diagonal blocks [b, n, n]."""
+    """Two matrices of a layer, of its inputs and of its outputs, or their inverses; as diagonal blocks [b, n, n].
+
+    Of an elementwise layer the first holds the Fisher matrix of each component's gain and shift, the second is 1.
+    """
 
     inputs: jax.Array
     outputs: jax.Array
@@ -84,7 +114,7 @@ class Tape(NamedTuple):
 
     Attributes:
         outputs: What the network returned.
-        inputs: What each layer was given, leaves [M, *layer.inputs].
+        inputs: What each layer was given, leaves [..., *layer.inputs].
         pullback: (derivatives by outputs) -> (derivatives by the parameters, by each layer's outputs).
     """
 
@@ -93,65 +123,84 @@ class Tape(NamedTuple):
     pullback: Callable[[Any], tuple[Any, tuple[jax.Array, ...]]]
 
 
-def layers_of(network: Callable[[Any, jax.Array], Any], params: Any, obs: Any) -> tuple[Layer, ...]:
+def layers_of(network: Callable[..., Any], params: Any, *inputs: Any) -> tuple[Layer, ...]:
     """The layers of a network in order of their calls; nothing is computed.
 
     Args:
-        network: (params, obs [M, ...]) -> outputs.
+        network: A flax module's `apply`: (variables, *inputs, mutable) -> outputs.
         params: Its parameters, or their shapes.
-        obs: A batch of one observation, or its shape.
+        inputs: A batch of one observation and what else it is given, or their shapes.
 
     Raises:
         ValueError: A layer is called twice, or a parameter belongs to no layer and its Fisher information is not known.
     """
-    found: list[Layer] = []
+    found: dict[tuple[str, ...], Layer] = {}
 
-    def look(layer: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
+    def look(layer: nn.Module, x: jax.Array, y: jax.Array) -> None:
         side, stride = (layer.side, layer.stride) if isinstance(layer, Conv) else (0, 0)
-        found.append(Layer(layer.path, x.shape[1:], y.shape[1:], side, stride))
-        return y
+        elementwise, single = isinstance(layer, Scale), 3 if side else 1
+        bias = getattr(layer, "use_bias", True)
+        known = Layer(layer.path, x.shape[-single:], y.shape[-single:], side, stride, bias, elementwise)
+        found.setdefault(layer.path, known)
 
-    jax.eval_shape(lambda p, o: _intercepted(network, look)(p, o), params, obs)
-    paths = [layer.path for layer in found]
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"K-FAC takes layers that are called once, not {paths}")
-    for path, _ in jax.tree_util.tree_leaves_with_path(params):
-        names = tuple(entry.key for entry in path)
-        if names[1:-1] not in paths and names[-1] not in EXACT:
+    seen = jax.eval_shape(_intercepted(network, look), params, *inputs)[1]["intermediates"]
+    paths = list(found)
+    for path in paths:
+        if len(_at(seen, path)[SEEN]) > 1:
+            raise ValueError(f"K-FAC takes layers that are called once, not {'/'.join(path)}")
+    for leaf, _ in jax.tree_util.tree_leaves_with_path(params):
+        names = tuple(entry.key for entry in leaf)
+        if names[1:-1] not in found and names[-1] not in EXACT:
             raise ValueError(f"K-FAC knows no Fisher information of {'/'.join(names)}")
-    return tuple(found)
+    return tuple(found.values())
 
 
-def _intercepted(network: Callable[..., Any], look: Callable[..., jax.Array]) -> Callable[..., Any]:
-    """A network whose dense and convolutional layers return look(layer, inputs, outputs)."""
+def _at(tree: Any, path: tuple[str, ...]) -> Any:
+    """A branch of nested dictionaries."""
+    return functools.reduce(operator.getitem, path, tree)
+
+
+def _intercepted(network: Callable[..., Any], look: Callable[..., None] | None = None) -> Callable[..., Any]:
+    """(params, *inputs) -> (outputs, {"intermediates": what layers were given, "perturbations": zeros}).
+
+    Each layer is shown to `look` with what it is given and returns. Where the parameters come with perturbations, they
+    are added to what layers return.
+    """
 
     def interceptor(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        result = call(*args, **kwargs)
-        layer = isinstance(context.module, (nn.Dense, Conv)) and context.method_name == "__call__"
-        return look(context.module, args[0], result) if layer else result
+        result, layer = call(*args, **kwargs), context.module
+        if not isinstance(layer, LAYERS) or context.method_name != "__call__":
+            return result
+        if look is not None:
+            look(layer, args[0], result)
+        layer.sow("intermediates", SEEN, args[0])
+        return layer.perturb(ADDED, result)
 
-    def run(*args: Any) -> Any:
+    def run(variables: Any, *inputs: Any) -> Any:
+        collections = ["intermediates"] if "perturbations" in variables else ["intermediates", "perturbations"]
         with nn.intercept_methods(interceptor):
-            return network(*args)
+            return network(variables, *inputs, mutable=collections)
 
     return run
 
 
-def forward(layers: tuple[Layer, ...], network: Callable[[Any, jax.Array], Any], params: Any, obs: jax.Array) -> Tape:
-    """Run a network on observations [M, ...] so that gradients of losses and factors can be had of one pass."""
+def forward(layers: tuple[Layer, ...], network: Callable[..., Any], params: Any, *inputs: Any) -> Tape:
+    """Run a network so that gradients of losses and factors can be had of one pass; see `layers_of`."""
+    run = _intercepted(network)
 
-    def perturbed(params: Any, zeros: tuple[jax.Array, ...]) -> tuple[Any, tuple[jax.Array, ...]]:
-        inputs: list[jax.Array] = []
+    def perturbed(params: Any, zeros: Any) -> tuple[Any, tuple[jax.Array, ...]]:
+        outputs, state = run({**params, "perturbations": zeros}, *inputs)
+        return outputs, tuple(_at(state["intermediates"], layer.path)[SEEN][0] for layer in layers)
 
-        def look(layer: nn.Module, x: jax.Array, y: jax.Array) -> jax.Array:
-            inputs.append(x)
-            return y + zeros[len(inputs) - 1]
+    shapes = jax.eval_shape(run, params, *inputs)[1]["perturbations"]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    outputs, pullback, given = jax.vjp(perturbed, params, zeros, has_aux=True)
 
-        return _intercepted(network, look)(params, obs), tuple(inputs)
+    def back(by_outputs: Any) -> tuple[Any, tuple[jax.Array, ...]]:
+        grads, by_layers = pullback(by_outputs)
+        return grads, tuple(_at(by_layers, layer.path)[ADDED] for layer in layers)
 
-    zeros = tuple(jnp.zeros((len(obs), *layer.outputs)) for layer in layers)
-    outputs, pullback, inputs = jax.vjp(perturbed, params, zeros, has_aux=True)
-    return Tape(outputs, inputs, pullback)
+    return Tape(outputs, given, back)
 
 
 # -- factors ------------------------------------------------------------------------------------------------------
@@ -176,24 +225,23 @@ def statistics(layer: Layer, inputs: jax.Array, gradients: jax.Array) -> Factors
 
     Args:
         layer: The layer.
-        inputs: What it was given [M, *layer.inputs].
-        gradients: Derivatives of each sample's log likelihood by its outputs [M, *layer.outputs].
+        inputs: What it was given [..., *layer.inputs].
+        gradients: Derivatives of each sample's log likelihood by its outputs [..., *layer.outputs].
     """
-    number = len(inputs)
+    number = inputs.size // math.prod(layer.inputs)
     rows = patches(inputs, layer.side, layer.stride) if layer.side else inputs
-    rows = rows.reshape(-1, layer.fan_in)
-    rows = jnp.concatenate([rows, jnp.ones((len(rows), 1))], axis=1)
-    return Factors(_moment(rows, number), _moment(gradients.reshape(-1, layer.fan_out), number * layer.positions))
+    rows, gradients = rows.reshape(-1, layer.fan_in), gradients.reshape(-1, layer.fan_out)
+    if layer.elementwise:
+        by_both = jnp.stack([rows * gradients, gradients], axis=-1)
+        return Factors(jnp.einsum("rni,rnj->nij", by_both, by_both, precision=PRECISION) / number, jnp.ones((1, 1, 1)))
+    if layer.bias:
+        rows = jnp.concatenate([rows, jnp.ones((len(rows), 1))], axis=1)
+    return Factors(_moment(rows, number), _moment(gradients, number * layer.positions))
 
 
 def init_curvature(layers: tuple[Layer, ...]) -> Curvature:
     """Factors of zero, to be replaced by the first batch's."""
-
-    def zeros(width: int) -> jax.Array:
-        blocks, size = _blocks(width)
-        return jnp.zeros((blocks, size, size))
-
-    empty = tuple(Factors(zeros(layer.fan_in + 1), zeros(layer.fan_out)) for layer in layers)
+    empty = tuple(Factors(*(jnp.zeros((number, size, size)) for number, size in layer.blocks)) for layer in layers)
     return Curvature(empty, jax.tree.map(jnp.copy, empty))
 
 
@@ -232,8 +280,11 @@ def _inverses(layers: tuple[Layer, ...], factors: tuple[Factors, ...], damping: 
     """
     damped: list[jax.Array] = []
     for layer, (inputs, outputs) in zip(layers, factors, strict=True):
-        mean_in = jnp.maximum(jnp.trace(inputs, axis1=1, axis2=2).sum() / (layer.fan_in + 1), SMALL)
-        mean_out = jnp.maximum(jnp.trace(outputs, axis1=1, axis2=2).sum() / layer.fan_out, SMALL)
+        widths = (2 * layer.fan_in, 1) if layer.elementwise else (layer.rows, layer.fan_out)
+        mean_in, mean_out = (
+            jnp.maximum(jnp.trace(blocks, axis1=1, axis2=2).sum() / width, SMALL)
+            for blocks, width in zip((inputs, outputs), widths, strict=True)
+        )
         ratio = jnp.sqrt(mean_in / mean_out)
         for matrix, weight in ((inputs, ratio), (outputs, 1 / ratio)):
             damped.append(matrix + weight * jnp.sqrt(damping) * jnp.eye(matrix.shape[-1]))
@@ -296,13 +347,20 @@ def precondition(layers: tuple[Layer, ...], curvature: Curvature, grads: Any, da
 
 def _precondition_layer(layer: Layer, inverses: Factors, grads: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """A^-1 [kernel; bias] G^-1."""
-    matrix = jnp.concatenate([grads["kernel"].reshape(layer.fan_in, layer.fan_out), grads["bias"][None]])
+    if layer.elementwise:
+        both = jnp.stack([grads["scale"], grads["bias"]], axis=1)
+        both = jnp.einsum("nij,nj->ni", inverses.inputs, both, precision=PRECISION) * inverses.outputs[0, 0, 0]
+        return {"scale": both[:, 0], "bias": both[:, 1]}
+    matrix = grads["kernel"].reshape(layer.fan_in, layer.fan_out)
+    if layer.bias:
+        matrix = jnp.concatenate([matrix, grads["bias"][None]])
     (a, i, _), (g, o, _) = (factor.shape for factor in inverses)
-    matrix = jnp.pad(matrix, [(0, a * i - layer.fan_in - 1), (0, g * o - layer.fan_out)]).reshape(a, i, g, o)
+    matrix = jnp.pad(matrix, [(0, a * i - layer.rows), (0, g * o - layer.fan_out)]).reshape(a, i, g, o)
     matrix = jnp.einsum("aij,ajgo->aigo", inverses.inputs, matrix, precision=PRECISION)
     matrix = jnp.einsum("aigp,gpo->aigo", matrix, inverses.outputs, precision=PRECISION)
-    matrix = matrix.reshape(a * i, g * o)[: layer.fan_in + 1, : layer.fan_out]
-    return {"kernel": matrix[:-1].reshape(grads["kernel"].shape), "bias": matrix[-1]}
+    matrix = matrix.reshape(a * i, g * o)[: layer.rows, : layer.fan_out]
+    kernel = {"kernel": matrix[: layer.fan_in].reshape(grads["kernel"].shape)}
+    return kernel | {"bias": matrix[-1]} if layer.bias else kernel
 
 
 def trust_region_scale(direction: Any, grads: Any, rate: ArrayLike, clip: ArrayLike) -> jax.Array:
@@ -317,13 +375,8 @@ def trust_region_scale(direction: Any, grads: Any, rate: ArrayLike, clip: ArrayL
 
 def needed_bytes(layers: tuple[Layer, ...], samples: int) -> int:
     """Memory of the curvature and of one batch's largest intermediate results, in float32."""
-
-    def numbers(width: int) -> int:
-        blocks, size = _blocks(width)
-        return blocks * size**2
-
-    stored = 2 * sum(numbers(layer.fan_in + 1) + numbers(layer.fan_out) for layer in layers)
+    stored = 2 * sum(number * size**2 for layer in layers for number, size in layer.blocks)
     # The patches of one layer at a time; outputs and the derivatives by them of all.
-    rows = max(layer.positions * (layer.fan_in + 1) for layer in layers)
+    rows = max(layer.positions * layer.rows for layer in layers)
     outputs = 2 * sum(layer.positions * layer.fan_out for layer in layers)
     return 4 * (stored + samples * (rows + outputs))

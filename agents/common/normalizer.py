@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 CLIP = 10.0  # standard deviations
 EPSILON = 1e-8
@@ -59,3 +60,40 @@ def normalize(stats: RunningStats | tuple[()], obs: jax.Array) -> jax.Array:
 def observe(stats: RunningStats | tuple[()], obs: jax.Array, weight: jax.Array | None = None) -> Any:
     """`update_stats` where there are statistics; () stays ()."""
     return update_stats(stats, obs, weight) if isinstance(stats, RunningStats) else stats
+
+
+class ReturnStats(NamedTuple):
+    """What rewards are scaled by: discounted returns so far of each environment [N], and their statistics."""
+
+    returns: jax.Array
+    stats: RunningStats
+
+
+def init_returns(num_envs: int) -> ReturnStats:
+    """Nothing seen yet."""
+    return ReturnStats(jnp.zeros(num_envs), init_stats(()))
+
+
+def scale_rewards(known: ReturnStats, reward: jax.Array, done: jax.Array, gamma: ArrayLike) -> tuple[jax.Array, Any]:
+    """Divide rewards by the running standard deviation of discounted returns, and clip them to +-10.
+
+    As VecNormalize of stable-baselines, but for a rollout at once: the statistics take it in before they are used.
+
+    Args:
+        known: Statistics so far.
+        reward: [T, N].
+        done: Whether an episode ended, bool [T, N].
+        gamma: Discount factor [].
+
+    Returns:
+        (rewards [T, N], statistics)
+    """
+
+    def forward(returns: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        gained, ended = step
+        now = gained + gamma * returns
+        return jnp.where(ended, 0.0, now), now
+
+    last, returns = jax.lax.scan(forward, known.returns, (reward, done))
+    stats = update_stats(known.stats, returns)
+    return jnp.clip(reward * jax.lax.rsqrt(stats.var + EPSILON), -CLIP, CLIP), ReturnStats(last, stats)

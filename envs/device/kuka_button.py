@@ -122,8 +122,8 @@ class KukaButtonTwin:
         self._random_target = random_target
         self._shape_reward = shape_reward
         self._action_repeat = action_repeat
-        self._max_distance = max_distance
-        self._force_down = self.FORCE_DOWN if force_down is None else force_down
+        self.max_distance = max_distance
+        self.force_down = self.FORCE_DOWN if force_down is None else force_down
         self._workspace = self._pick_workspace()
         size = scene.NUM_ARM_JOINTS if action_joints else 3
         state_size = {"ground_truth": 3, "joints": scene.NUM_JOINTS}.get(srl_model, 3 + scene.NUM_JOINTS)
@@ -199,6 +199,10 @@ class KukaButtonTwin:
         upright = jnp.broadcast_to(jnp.eye(3), (len(places), 3, 3))
         return Poses(jnp.concatenate([arm.position, jnp.stack(places)]), jnp.concatenate([arm.rotation, upright]))
 
+    def ground_truth(self, state: KukaState) -> jax.Array:
+        """The finger's centre of mass (m), float32 [3]."""
+        return state.arm.finger
+
     def target(self, state: KukaState) -> jax.Array:
         """The target point (m), float32 [3]."""
         return jnp.append(self._current_button(state), jnp.float32(self.TARGET_Z))
@@ -266,10 +270,10 @@ class KukaButtonTwin:
             return action * (scene.DELTA_THETA + self.NOISE_STD_JOINTS * noise)
         if self._is_discrete:
             size = scene.DELTA_V + self.NOISE_STD * noise
-            forwards = (action % 2 == 1) & ~((action == 5) & self._force_down)
+            forwards = (action % 2 == 1) & ~((action == 5) & self.force_down)
             return jnp.where(forwards, size, -size) * (jnp.arange(3) == action // 2)
         delta = action * (scene.DELTA_V_CONTINUOUS + self.NOISE_STD_CONTINUOUS * noise)
-        return delta.at[2].set(-abs(delta[2])) if self._force_down else delta
+        return delta.at[2].set(-abs(delta[2])) if self.force_down else delta
 
     def _displaced(self, point: jax.Array, delta: jax.Array) -> jax.Array:
         """The commanded point (m) after a displacement, within the workspace."""
@@ -311,7 +315,7 @@ class KukaButtonTwin:
         """(state with its counters advanced, distance to the target (m), whether the step costs 1)."""
         offset = state.arm.finger - self.target(state)
         distance = jnp.sqrt((offset * offset).sum())
-        failed = on_table | (distance > self._max_distance)
+        failed = on_table | (distance > self.max_distance)
         outside = jnp.where(failed, state.steps_outside + 1, 0)
         return state._replace(contacts=state.contacts + on_button, steps_outside=outside), distance, failed
 

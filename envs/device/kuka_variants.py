@@ -60,7 +60,7 @@ class Kuka2ButtonTwin(KukaButtonTwin):
         self, state: KukaState, reward: Any, terminated: Any, on_button: Any, on_table: Any, distance: Any
     ) -> Any:
         """The shaped reward of a step whose sparse reward and ending are known."""
-        outside = distance > self._max_distance
+        outside = distance > self.max_distance
         shaped = jnp.where(outside, scene.TWO_SHAPED_OUTSIDE, -distance)
         shaped = jnp.where(on_table, scene.SHAPED_FAILURE, shaped)
         again = on_button & (state.contacts < scene.N_CONTACTS_BEFORE_TERMINATION)

@@ -136,7 +136,7 @@ class MobileRobotTwin:
             robot, targets = self._on_floor(state)
             poses = jnp.concatenate([robot, targets.reshape(-1)])
             return poses if self._tells_poses else self.draw(poses)
-        target = self._current_target(state)
+        target = self.target(state)
         return jnp.concatenate([state.robot[: target.size] - target, state.robot[target.size :]])
 
     def draw(self, poses: jax.Array) -> jax.Array:
@@ -146,11 +146,15 @@ class MobileRobotTwin:
 
     def _distance(self, state: State) -> tuple[jax.Array, jax.Array]:
         """Whether the target is within reach, bool [], and its distance (m), float32 []."""
-        target = self._current_target(state)
+        target = self.target(state)
         squared = squared_norm(state.robot[: target.size] - target)
         return squared <= jnp.float32(self.REWARD_DISTANCE) ** 2, jnp.sqrt(squared)
 
-    def _current_target(self, state: State) -> jax.Array:
+    def ground_truth(self, state: State) -> jax.Array:
+        """Where the robot is (m), float32 [2], or [1] where it moves along x only."""
+        return state.robot
+
+    def target(self, state: State) -> jax.Array:
         """Where to drive (m), float32 [2], or [1] where only x counts."""
         return state.target
 
@@ -178,7 +182,8 @@ class MobileRobot2TargetTwin(MobileRobotTwin):
         """As that of `MobileRobotTwin`."""
         return super().state_of(host)._replace(reached=jnp.asarray(host.unwrapped.reached_first))
 
-    def _current_target(self, state: TwoTargetState) -> jax.Array:
+    def target(self, state: TwoTargetState) -> jax.Array:
+        """Where to drive (m), float32 [2]: to the second target once the first has been reached."""
         return jnp.where(state.reached, state.target[1], state.target[0])
 
     def _arrived(self, state: TwoTargetState, near: jax.Array) -> TwoTargetState:
@@ -209,7 +214,8 @@ class MobileRobotLineTargetTwin(MobileRobotTwin):
     FIXED_TARGET: ClassVar[Any] = (arena.LINE_POSITION,)
     SCENE: ClassVar[Scene] = LINE_TARGET
 
-    def _current_target(self, state: MobileRobotState) -> jax.Array:
+    def target(self, state: MobileRobotState) -> jax.Array:
+        """x of the line (m), float32 [1]."""
         return state.target - jnp.float32(arena.LINE_OFFSET)
 
     def _on_floor(self, state: MobileRobotState) -> tuple[jax.Array, jax.Array]:

@@ -12,7 +12,7 @@ from envs import omnirobot_arena as arena
 from envs.device.moves import displacement, squared_norm
 from envs.mobile_arena import check_options
 from envs.render.omnirobot_device import OmniRobotDeviceRenderer
-from envs.render.omnirobot_scene import ROBOT, TARGET
+from envs.render.omnirobot_scene import ROBOT, TARGET, Patch
 from envs.types import Box, Discrete, Spec, TimeStep
 
 _MOTION, _PICTURE = 0, 1  # streams of an episode's noise
@@ -29,6 +29,8 @@ class OmniRobotState(NamedTuple):
         target_pose: float32 [2], as `robot_pose`.
         steps: int32 [], steps played.
         key: Typed key [], fixes the noise of the whole episode; constant.
+        marker: The target's marker as it is drawn in this episode, where pictures are observed; () has it drawn in
+            each of them.
     """
 
     command: jax.Array
@@ -38,6 +40,7 @@ class OmniRobotState(NamedTuple):
     target_pose: jax.Array
     steps: jax.Array
     key: jax.Array
+    marker: Patch | tuple[()] = ()
 
 
 class OmniRobotTwin:
@@ -105,9 +108,10 @@ class OmniRobotTwin:
         """
         steps = jnp.zeros((), jnp.int32)
         robot, heading = self._arrive(command, key, steps)
-        return OmniRobotState(
+        state = OmniRobotState(
             command, robot, jnp.stack([heading, sizes[0]]), target, jnp.stack([yaw, sizes[1]]), steps, key
         )
+        return state._replace(marker=self._marker(state) if self._renderer else ())
 
     def state_of(self, host: Any) -> OmniRobotState:
         """The state in which a host environment, an `OmniRobotEnv`, is now; noise to come differs from the host's."""
@@ -141,16 +145,31 @@ class OmniRobotTwin:
         """The observation that `spec` declares."""
         if self._renderer is None:
             return state.robot - state.target
-        robot_noise = target_noise = colour = None
+        robot_noise = colour = None
         if self._noise:
-            target_key, picture_key = jax.random.split(jax.random.fold_in(state.key, _PICTURE))
-            robot_key, colour_key = jax.random.split(jax.random.fold_in(picture_key, state.steps))
-            # The target's marker is drawn once in an episode: its noise does not depend on the step.
-            target_noise = _pixel_noise(target_key, TARGET.rgb.shape)
+            robot_key, colour_key = jax.random.split(jax.random.fold_in(self._picture_keys(state)[1], state.steps))
             robot_noise = _pixel_noise(robot_key, ROBOT.rgb.shape)
             colour = jax.random.normal(colour_key, (3,))
-        target = self._renderer.target_patch(state.target, state.target_pose, target_noise)
-        return self._renderer.picture(target, state.robot, state.robot_pose, robot_noise, colour)
+        marker = state.marker if isinstance(state.marker, Patch) else self._marker(state)
+        return self._renderer.picture(marker, state.robot, state.robot_pose, robot_noise, colour)
+
+    def _marker(self, state: OmniRobotState) -> Patch:
+        """The target's marker on the floor, the same throughout an episode."""
+        assert self._renderer is not None
+        noise = _pixel_noise(self._picture_keys(state)[0], TARGET.rgb.shape) if self._noise else None
+        return self._renderer.target_patch(state.target, state.target_pose, noise)
+
+    def _picture_keys(self, state: OmniRobotState) -> jax.Array:
+        """Typed keys [2] of the noise on the target's marker and of that on what changes from step to step."""
+        return jax.random.split(jax.random.fold_in(state.key, _PICTURE))
+
+    def ground_truth(self, state: OmniRobotState) -> jax.Array:
+        """Where the robot is (m), float32 [2]."""
+        return state.robot
+
+    def target(self, state: OmniRobotState) -> jax.Array:
+        """Where the target is (m), float32 [2]."""
+        return state.target
 
     def _arrive(self, command: jax.Array, key: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Where the robot gets to, float32 [2] (m), and its heading [] (rad), when told to be somewhere."""

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from envs.device.batch import DeviceEnv
-from envs.types import Spec, TimeStep
+from envs.types import Encoding, Spec, TimeStep
 
 
 class FrameStackState(NamedTuple):
@@ -55,3 +55,33 @@ class FrameStack:
     def _push(self, frames: jax.Array, obs: jax.Array) -> jax.Array:
         """`frames` with `obs` behind and the oldest observation gone."""
         return jnp.concatenate([frames[..., self._channels :], obs], axis=-1)
+
+
+class Encoded:
+    """Observations are states that a learned representation makes of the pictures; these never leave the device.
+
+    The state is that of the wrapped environment.
+
+    Args:
+        env: A device environment that observes pictures.
+        encoding: The representation.
+    """
+
+    def __init__(self, env: DeviceEnv, encoding: Encoding) -> None:
+        self.spec: Spec = encoded(env.spec, encoding)
+        self._env, self._encode = env, encoding.encode
+
+    def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
+        """Start an episode from a typed key []."""
+        state, picture = self._env.reset(key)
+        return state, self._encode(picture)
+
+    def step(self, state: Any, action: jax.Array) -> tuple[Any, TimeStep]:
+        """Advance one step."""
+        state, step = self._env.step(state, action)
+        return state, step._replace(obs=self._encode(step.obs))
+
+
+def encoded(spec: Spec, encoding: Encoding) -> Spec:
+    """The spec of an environment with pictures once they are encoded."""
+    return replace(spec, obs_shape=(encoding.state_dim,), obs_dtype="float32")

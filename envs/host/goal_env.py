@@ -89,6 +89,10 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
             state = relative_to(state, self.getTargetPos())
         return np.asarray(state, dtype=np.float32)
 
+    def picture(self) -> np.ndarray:
+        """The cameras' pictures of the present situation, uint8 [image_size, image_size, channels], always drawn."""
+        return self._picture()
+
     def _observe(self) -> np.ndarray:
         """The observation that `observation_space` declares."""
         return self._picture() if self.srl_model == "raw_pixels" else self.getSRLState()

@@ -8,7 +8,7 @@ import numpy as np
 
 from envs.host.vector import VectorPool
 from envs.make import EnvOptions, host_factory
-from envs.types import Box, Spec
+from envs.types import Box, Encoding, Spec
 
 
 class VecEnv:
@@ -20,26 +20,33 @@ class VecEnv:
         episodes: (rank, return, length) of each finished episode; whoever reports them empties the list.
     """
 
-    def __init__(self, options: EnvOptions, num_envs: int, seed: int, num_workers: int | None = None) -> None:
+    def __init__(
+        self,
+        options: EnvOptions,
+        num_envs: int,
+        seed: int,
+        num_workers: int | None = None,
+        encoding: Encoding | None = None,
+    ) -> None:
         options.check_count(num_envs)
         seeds = [(seed, i) for i in range(num_envs)]
         self._pool: Any = VectorPool(
             host_factory(options), seeds, num_workers=num_workers, timeout=options.step_timeout
         )
-        if options.drawn:
-            from envs.render.drawn_pool import DrawnPool
+        if options.drawn or options.learned:
+            from envs.render.encoded_pool import observed
 
-            self._pool = DrawnPool(self._pool, options, auto_reset=True)
+            self._pool = observed(self._pool, options, encoding, auto_reset=True)
         self.spec: Spec = self._pool.spec
         self.num_envs = num_envs
         self.episodes: list[tuple[int, float, int]] = []
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
 
     @classmethod
-    def from_args(cls, args: Any, options: EnvOptions | None = None) -> VecEnv:
+    def from_args(cls, args: Any, options: EnvOptions | None = None, encoding: Encoding | None = None) -> VecEnv:
         """Build from parsed flags: `num_cpu` environments (1 by default) of `--env` and its options."""
         options = options or EnvOptions.from_args(args)
-        return cls(options, getattr(args, "num_cpu", 1), args.seed, getattr(args, "num_workers", 0) or None)
+        return cls(options, getattr(args, "num_cpu", 1), args.seed, getattr(args, "num_workers", 0) or None, encoding)
 
     def reset(self) -> np.ndarray:
         """Begin a new episode everywhere; returns observations [N, ...]."""

@@ -1,7 +1,9 @@
 """sRGB and CIE L*a*b* (D65), and the change of light and tint that a scaling of its channels makes.
 
-The same code runs on NumPy and on JAX: a function that takes `xp` uses that array module. A picture in between is held
-as the three cube-root responses f(X/Xn), f(Y/Yn), f(Z/Zn) from which L* = 116 f_y - 16, a* = 500 (f_x - f_y) and
+The same code runs on NumPy and on JAX: a function that takes `xp` uses that array module. Planes are kept apart, and the
+channels of a picture come from one broadcast: XLA would work out each plane anew for every part of a stack of them.
+
+A picture in between is held as the three cube-root responses f(X/Xn), f(Y/Yn), f(Z/Zn) from which L* = 116 f_y - 16, a* = 500 (f_x - f_y) and
 b* = 200 (f_y - f_z) are made: scaling L*, a* and b* is an affine map of them, so that a picture which changes little
 from frame to frame needs no cube root per frame.
 """
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 Array = Any  # of the array module in use
+Planes = tuple[Array, Array, Array]
 
 # IEC 61966-2-1: linear sRGB to CIE XYZ.
 _TO_XYZ = np.array(
@@ -30,12 +33,16 @@ _OFFSET = 16.0 / 116.0
 _ROOTS = (-0.0648017, 0.1978196, 1.1175315, -0.3290166, 0.0784673)
 
 
-def responses(rgb: Array, xp: Any) -> Array:
-    """Cube-root responses float32 [3, ...] of sRGB pictures [..., 3] of 0 to 255."""
+def responses(rgb: Array, xp: Any) -> Planes:
+    """Cube-root responses, three times float32 [...], of sRGB pictures [..., 3] of 0 to 255."""
     value = rgb.astype(xp.float32) / 255.0
     linear = xp.where(value <= 0.04045, value / 12.92, _power((value + 0.055) / 1.055, 2.4, xp))
-    planes = [sum(float(_TO_WHITE[i, j]) * linear[..., j] for j in range(3)) for i in range(3)]
-    ratio = xp.stack(planes)
+    red, green, blue = (_response(sum(float(row[j]) * linear[..., j] for j in range(3)), xp) for row in _TO_WHITE)
+    return red, green, blue
+
+
+def _response(ratio: Array, xp: Any) -> Array:
+    """CIE's cube root, with its toe."""
     toe = ratio / (3 * _DELTA**2) + _OFFSET
     return xp.where(ratio > _DELTA**3, _power(xp.maximum(ratio, _DELTA**3), 1 / 3, xp), toe)
 
@@ -45,28 +52,28 @@ def _power(base: Array, exponent: float, xp: Any) -> Array:
     return xp.exp(exponent * xp.log(base))
 
 
-def recoloured(response: Array, factors: Array, xp: Any) -> Array:
+def recoloured(response: Planes, factors: Array, xp: Any) -> Array:
     """A picture whose 8-bit LAB channels (255/100 L*, a* + 128, b* + 128) are multiplied by factors.
 
     Args:
-        response: float32 [3, ...], from `responses`.
+        response: float32 [...] three times, from `responses`.
         factors: float32 [3], of L, a and b.
         xp: Array module.
 
     Returns:
         uint8 [..., 3], sRGB; what lies beyond its gamut is cut off.
     """
-    f_x, f_y, f_z = response[0], response[1], response[2]
+    f_x, f_y, f_z = response
     light, green, blue = factors[0], factors[1], factors[2]
     y = light * f_y + _OFFSET * (1.0 - light)
     x = y + green * (f_x - f_y) + (green - 1.0) * (128.0 / 500.0)
     z = y + blue * (f_z - f_y) - (blue - 1.0) * (128.0 / 200.0)
     ratios = [xp.where(t > _DELTA, t * t * t, (t - _OFFSET) * (3 * _DELTA**2)) for t in (x, y, z)]
-    channels = []
-    for row in _FROM_WHITE:
-        linear = float(row[0]) * ratios[0] + float(row[1]) * ratios[1] + float(row[2]) * ratios[2]
-        channels.append((encoded(linear, xp) * 255.0 + 0.5).astype(xp.uint8))
-    return xp.stack(channels, axis=-1)
+    linear = sum(
+        ratio[..., None] * column for ratio, column in zip(ratios, _FROM_WHITE.T.astype(np.float32), strict=True)
+    )
+    # By way of int32, which every processor converts several of at a time.
+    return (encoded(linear, xp) * 255.0 + 0.5).astype(xp.int32).astype(xp.uint8)
 
 
 def encoded(linear: Array, xp: Any) -> Array:

@@ -12,37 +12,40 @@ import numpy as np
 Array = Any  # of the array module in use
 
 
-def neighbours(picture: Array, rows: Array, columns: Array, xp: Any) -> tuple[Array, Array]:
+def corners(
+    rows: Array, columns: Array, height: int, width: int, xp: Any
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """The four pixels around each of some points, and how much each counts in bilinear interpolation.
 
-    A picture is zero beyond its edges, towards which it falls linearly within a pixel.
-
     Args:
-        picture: float32 [height, width, channels].
         rows, columns: Coordinates, float32 [...].
+        height, width: Of the picture; beyond its edges it counts as zero, towards which it falls within a pixel.
         xp: Array module.
 
     Returns:
-        (pixels float32 [..., 4, channels], weights float32 [..., 4])
+        (indices int32 [...] four times, into the rows of the picture framed by `framed`, laid end to end;
+        weights float32 [...] four times)
     """
-    height, width, channels = picture.shape
-    framed = xp.pad(picture, ((1, 2), (1, 2), (0, 0)))
-    # All four lie side by side, so that one look-up finds them.
-    cells = xp.concatenate([framed[:-1, :-1], framed[:-1, 1:], framed[1:, :-1], framed[1:, 1:]], axis=-1)
     down, right = xp.clip(rows + 1.0, 0.0, height + 1.0), xp.clip(columns + 1.0, 0.0, width + 1.0)
     top, left = xp.floor(down), xp.floor(right)
     below, beside = down - top, right - left
     above, before = 1.0 - below, 1.0 - beside
-    index = (top * (width + 2) + left).astype(xp.int32)
-    pixels = xp.take(cells.reshape(-1, 4 * channels), index, axis=0, mode="clip")
-    weights = xp.stack([above * before, above * beside, below * before, below * beside], axis=-1)
-    return pixels.reshape(*index.shape, 4, channels), weights
+    first = (top * (width + 3) + left).astype(xp.int32)
+    indices = (first, first + 1, first + (width + 3), first + (width + 4))
+    return indices, (above * before, above * beside, below * before, below * beside)
+
+
+def framed(picture: Array, xp: Any) -> Array:
+    """A picture [height, width, ...] with a frame of zeros, as `corners` counts its pixels."""
+    return xp.pad(picture, ((1, 2), (1, 2), *((0, 0),) * (picture.ndim - 2)))
 
 
 def bilinear(picture: Array, rows: Array, columns: Array, xp: Any) -> Array:
-    """Values of a picture at points, float32 [..., channels]; see `neighbours`."""
-    pixels, weights = neighbours(picture, rows, columns, xp)
-    return (pixels * weights[..., None]).sum(-2)
+    """Values of a picture [height, width, channels] at points [...], float32 [..., channels]; zero outside."""
+    height, width, channels = picture.shape
+    indices, weights = corners(rows, columns, height, width, xp)
+    pixels = framed(picture, xp).reshape(-1, channels)
+    return sum(pixels[index] * weight[..., None] for index, weight in zip(indices, weights, strict=True))
 
 
 def resize_positions(pixels: Array, source: int, size: int, samples: int) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agents.options import Option, declared, options_of, validate
@@ -77,14 +77,50 @@ def add_algorithm_flags(parser: FlagParser, algo: str) -> list[str]:
     return [name for name in parser.names if name not in common]
 
 
-def explain_unknown(error: UnknownFlag, algo: str) -> UsageError:
-    """Return a better error where the unknown flag is one of other algorithms, else the same one."""
+def explain_unknown(error: UnknownFlag, algo: str, value: str | None = None) -> UsageError:
+    """Return a better error where the unknown flag is one of other algorithms, else the same one.
+
+    Args:
+        error: The flag as typed.
+        algo: The algorithm.
+        value: What was given with it, or None.
+    """
+    name = error.spelling[2:].replace("-", "_")
+    if accepting := _accepting(name, value):
+        return UsageError(f"{error.spelling}={value} belongs to {' and '.join(accepting)}, not {algo}")
     owners = []
     for other in registered_rl:
         parser = FlagParser("", "")
-        if error.spelling[2:].replace("-", "_") in add_algorithm_flags(parser, other):
+        if name in add_algorithm_flags(parser, other):
             owners.append(other)
     return UsageError(f"{error.spelling} belongs to {' and '.join(owners)}, not {algo}") if owners else error
+
+
+def check_choices(algo: str, value_of: Callable[[str], str | None]) -> None:
+    """Name the algorithms that have what is asked of this one, where a choice is one of theirs only.
+
+    Args:
+        algo: The algorithm.
+        value_of: (flag) -> its value in the command line, or None.
+
+    Raises:
+        UsageError: A choice is another algorithm's.
+    """
+    for option in algorithm_options(algo):
+        value = value_of(option.flag)
+        if value is None or option.choices is None or value in option.choices:
+            continue
+        if accepting := _accepting(option.name, value):
+            raise UsageError(
+                f"{option.flag}={value} belongs to {' and '.join(accepting)}, not {algo}; choose one of them or "
+                f"{option.flag}={option.choices[0]}"
+            )
+
+
+def _accepting(name: str, value: str | None) -> list[str]:
+    """Algorithms that have `value` among the choices of the option `name`."""
+    options = {algo: [o for o in algorithm_options(algo) if o.name == name] for algo in registered_rl}
+    return [algo for algo, found in options.items() if any(value in (o.choices or ()) for o in found)]
 
 
 def read_hyperparam(args: Namespace, parser: FlagParser, own: Sequence[str]) -> dict[str, Any]:

@@ -12,19 +12,22 @@ from typing import Any
 from agents.registry import registered_rl
 from launch.runtime.algorithm_flags import (
     add_algorithm_flags,
+    check_choices,
     check_options,
     explain_unknown,
     read_hyperparam,
     read_sweep,
 )
+from launch.runtime.distributed import FLAGS as DISTRIBUTED
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag, peek
 from launch.runtime.plugin import load_plugin
+from launch.runtime.srl_models import DEFAULT_CONFIG, LEARNED, check_saved_model, resolve_srl_model
 from launch.runtime.validation import MAX_PORT, check_arguments
 
 DEFAULT_ALGO = "ppo2"
 DEFAULT_ENV = "KukaButtonGymEnv-v0"
-SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position")
+SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position", *LEARNED)
 _USAGE = "python launch/train.py [--flag value ...]"
 _DESCRIPTION = (
     "Train a reinforcement-learning or evolution algorithm on a robotics task. Flags may be written with dashes or "
@@ -32,7 +35,20 @@ _DESCRIPTION = (
     "shows the options of another algorithm."
 )
 # What a resumed run may change: nothing that decides what is computed.
-_FREE_ON_RESUME = {"resume", "num_workers", "no_vis", "wandb_project", "wandb_mode", "port", "verbose"}
+_FREE_ON_RESUME = {
+    "resume",
+    "num_workers",
+    "no_vis",
+    "wandb_project",
+    "wandb_mode",
+    "tags",
+    "artifacts",
+    "video",
+    "port",
+    "verbose",
+    "on_nan",
+    *DISTRIBUTED,
+}
 _FIXED_ON_RESUME = ("num_seeds", "sweep", "hyperparam", "load_rl_model_path")
 
 
@@ -61,10 +77,11 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
     own = add_algorithm_flags(parser, algo)
     if {"-h", "--help"} & set(argv):  # before the strict parse: help helps with the rest of the line too
         raise HelpRequested(parser.format_help())
+    check_choices(algo, lambda flag: peek(argv, flag))
     try:
         args = parser.parse(argv)
     except UnknownFlag as error:
-        raise explain_unknown(error, algo) from None
+        raise explain_unknown(error, algo, peek(argv, error.spelling)) from None
     if args.help:
         raise HelpRequested(parser.format_help())
     if saved:
@@ -76,6 +93,10 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
     del args.help
     args.run_folder = None
     check_options(args)
+    if saved:
+        check_saved_model(args)
+    else:
+        resolve_srl_model(args, parser.given)
     check_arguments(args)
     return args
 
@@ -116,7 +137,13 @@ def _add_task_flags(parser: FlagParser) -> None:
         help="pybullet is the reference, in worker processes (Gymnasium ids too); jax is the environment's twin on the "
         "accelerator. Without this flag: jax for brax/NAME, else pybullet",
     )
-    add("--srl-model", default="ground_truth", choices=SRL_MODELS, metavar="NAME", help="What is observed.")
+    add(
+        "--srl-model",
+        default="ground_truth",
+        choices=SRL_MODELS,
+        metavar="NAME",
+        help="What is observed: raw_pixels, ground_truth, joints, joints_position, or a learned representation.",
+    )
     add("-c", "--continuous", "--continuous-actions", action="store_true", help="Continuous actions.")
     add(
         "-joints",
@@ -139,8 +166,9 @@ def _add_task_flags(parser: FlagParser) -> None:
         help="Draw pictures in PyBullet's workers, or all at once on the accelerator.",
     )
     add("--real-robot", metavar="HOST:PORT", help="Server of a real robot (Baxter, Robobo, Omnirobot).")
-    add("--srl-config-file", default="config/srl_models.yaml", metavar="FILE", help="Paths of learned representations.")
-    add("--latest", action="store_true", help="Use the environment's newest learned representation.")
+    add("--srl-config-file", default=DEFAULT_CONFIG, metavar="FILE", help="Where learned representations are.")
+    add("--srl-model-path", metavar="DIR", help="Folder of the learned representation, in place of that table.")
+    add("--latest", action="store_true", help="Use the environment's newest representation of the kind --srl-model.")
 
 
 def _add_training_flags(parser: FlagParser) -> None:
@@ -170,6 +198,22 @@ def _add_training_flags(parser: FlagParser) -> None:
         help="With --simulator=jax, train so many runs of a sweep at a time; 0 is as many as fit the memory.",
     )
     add("--data-parallel", action="store_true", help="Spread the environments of a run, not the runs, over devices.")
+    add(
+        "--distributed",
+        default="off",
+        choices=("off", "auto"),
+        help="auto: this process is one of several that SLURM or Open MPI has started for one run.",
+    )
+    add("--coordinator", metavar="HOST:PORT", help="Where process 0 of several for one run is reached.")
+    add("--num-processes", type=int, minimum=1, metavar="N", help="How many processes train the run.")
+    add("--process-id", type=int, minimum=0, metavar="I", help="Which of them this is, from 0.")
+    add("--join-timeout", type=int, default=120, minimum=1, help="Seconds that processes wait for each other.")
+    add(
+        "--on-nan",
+        default="stop",
+        choices=("stop", "skip"),
+        help="Where rewards, gradients, parameters or losses are not finite: end the run, or leave the update out.",
+    )
     add("--num-workers", type=int, default=0, minimum=0, help="Simulation processes; 0 is one per processor core.")
     add("--load-rl-model-path", metavar="DIR", help="Start from the policy in this model folder.")
     add("--resume", metavar="DIR", help="Continue the run in this folder, with the flags it was begun with.")
@@ -199,6 +243,9 @@ def _add_record_flags(parser: FlagParser) -> None:
         metavar="MODE",
         help="auto is online where a key is configured, else offline.",
     )
+    add("--tags", nargs="+", metavar="TAG", help="wandb tags.")
+    add("--artifacts", action="store_true", help="Send the models to wandb at the end.")
+    add("--video", action="store_true", help="Film the policy at the end; wandb gets it, too.")
     add("--port", type=int, default=8097, minimum=0, maximum=MAX_PORT, help="Accepted for old scripts: visdom's port.")
     add("-v", "--verbose", action="store_true", help="Say more, and show where an error came from.")
     add("-h", "--help", action="store_true", help="Show this text.")

@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class RunLogger:
         wandb_project: wandb project.
         progress: Whether to show the progress line.
         episode_window: Episodes in the running mean of the return.
+        tags: wandb tags.
 
     Raises:
         ValueError: an unknown wandb mode.
@@ -62,6 +63,7 @@ class RunLogger:
         wandb_project: str = "srl-jax",
         progress: bool = True,
         episode_window: int = 40,
+        tags: Sequence[str] = (),
     ) -> None:
         check_mode(wandb_mode)
         self.folder = Path(folder)
@@ -69,7 +71,7 @@ class RunLogger:
         self.best_evaluation = np.full(num_runs, -np.inf)
         self._env_id = env_id
         self._columns = Columns(config.get("labels", [str(run) for run in range(num_runs)]))
-        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode)
+        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode, tuple(tags))
         self._wandb_state: dict[str, str] = {}
         self._wandb: WandbSink | None = None
         self._recent = [deque[float](maxlen=episode_window) for _ in range(num_runs)]
@@ -121,7 +123,8 @@ class RunLogger:
         columns = [run, rank, returns, lengths, self.elapsed() if times is None else times]
         runs, ranks, returns, lengths, times = np.broadcast_arrays(*(np.atleast_1d(column) for column in columns))
         for group in _groups(runs):
-            self._recent[runs[group[0]]].extend(returns[group].tolist())
+            known = returns[group][np.isfinite(returns[group])]  # others are in the monitor files
+            self._recent[runs[group[0]]].extend(known.tolist())
         if self._monitors:
             for group in _groups(runs, ranks):
                 monitor = self._monitors[runs[group[0]]]
@@ -139,10 +142,18 @@ class RunLogger:
         """
         returns = np.asarray(returns, np.float64)
         mean = returns.mean(axis=1)
-        improved = mean > self.best_evaluation
+        improved = np.isfinite(mean) & (mean > self.best_evaluation)
         self.best_evaluation = np.where(improved, mean, self.best_evaluation)
         self._record({"step": int(step)}, {"eval/return": mean, "eval/std": returns.std(axis=1)})
         return improved
+
+    def video(self, path: Path) -> None:
+        """Send a video to wandb."""
+        self._sink().video(path)
+
+    def artifact(self, folder: Path, kind: str) -> None:
+        """Send the files of a folder to wandb as an artifact of a kind, such as "model"."""
+        self._sink().artifact(folder, kind)
 
     def recent_returns(self) -> np.ndarray:
         """Mean return of the last `episode_window` episodes of each run, float64 [K]; NaN where none has ended."""
@@ -239,9 +250,9 @@ class RunLogger:
     def _sink(self) -> WandbSink:
         """The wandb sink, started at the first record: only then are the ids of a resumed run known."""
         if self._wandb is None:
-            config, project, mode = self._wandb_options
+            config, project, mode, tags = self._wandb_options
             state = self._wandb_state
-            self._wandb = WandbSink(self.folder, config, project, mode, self.num_runs, self._warn, state)
+            self._wandb = WandbSink(self.folder, config, project, mode, self.num_runs, self._warn, state, tags)
         return self._wandb
 
     def _warn(self, text: str) -> None:
@@ -255,6 +266,30 @@ class RunLogger:
                 float(np.nanmean(returns)) if np.isfinite(returns).any() else None,
                 float(best.mean()) if np.isfinite(best).all() else None,
             )
+
+
+class SilentLogger:
+    """Takes what a `RunLogger` records and records nothing: for a process of several of which another one does.
+
+    Args:
+        num_runs: K.
+    """
+
+    def __init__(self, num_runs: int) -> None:
+        self._num_runs = num_runs
+
+    def _ignore(self, *args: Any, **kwargs: Any) -> None:
+        """Record nothing."""
+
+    log = episodes = evaluation = message = restore = close = _ignore
+
+    def recent_returns(self) -> np.ndarray:
+        """Not known here: NaN [K]."""
+        return np.full(self._num_runs, np.nan)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
 
 def aggregate(values: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -145,6 +145,10 @@ def played_options(options: EnvOptions, args: Namespace) -> EnvOptions:
     if args.real_robot is not None:
         # A policy of the simulator or of its twin meets the real robot, whose target a person places.
         changes |= {"simulator": args.simulator or "pybullet", "real_robot": args.real_robot, "random_target": False}
+    if args.srl_model_path is not None:
+        if not options.learned:
+            raise ValueError(f"--srl-model-path={args.srl_model_path}: the policy observes {options.srl_model}")
+        changes["srl_model_path"] = args.srl_model_path
     if args.shape_reward is not None:
         changes["shape_reward"] = args.shape_reward
     return dataclasses.replace(options, **changes)

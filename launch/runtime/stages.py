@@ -8,6 +8,7 @@ watched or not, it begins in the same way: its reset is seeded by (seed, environ
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -22,8 +23,10 @@ from envs.host.vector import WorkerError
 from envs.host.worker import episode_seed
 from envs.make import BRAX_PREFIX, EnvOptions, device_env, host_factory
 from envs.registry import PlottingType, registered_env
-from envs.types import Spec, relative_to
+from envs.render.encoded_pool import encoder_of, stacked_states
+from envs.types import Encoding, Spec, relative_to
 from launch.runtime.drivers.common import clip_action
+from launch.runtime.srl_models import encoding_of
 
 FRAME_RATE = 30.0  # pictures per second where the environment names no rate that can be watched
 MAX_FRAME_RATE = 60.0
@@ -85,7 +88,7 @@ class TwinStage:
     """N environments of the JAX simulator, stepped in one compiled call."""
 
     def __init__(self, options: EnvOptions, num_envs: int, seed: int) -> None:
-        env = device_env(options)
+        env = device_env(options, encoding_of(options))
         self.spec: Spec = env.spec
         self._batch = BatchEnv(env)
         self._keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(num_envs))
@@ -156,6 +159,8 @@ class HostScene:
 
     def __init__(self, options: EnvOptions, seed: int, plot: bool) -> None:
         self._env_id, self._seed, self._num_stack = options.env, seed, options.num_stack
+        encoding = encoding_of(options)
+        self._states = None if encoding is None else StateStack(options, encoding)
         self._episode = -1
         try:
             self._env = host_factory(options)()
@@ -164,6 +169,8 @@ class HostScene:
         rate = float(self._env.metadata.get("render_fps") or FRAME_RATE)
         self.frame_rate = rate if rate <= MAX_FRAME_RATE else FRAME_RATE
         self.spec = spec_of(self._env, options.env)
+        if encoding is not None:
+            self.spec = stacked_states(self.spec, encoding, options.num_stack)
         task = self._env.unwrapped
         self._truth, self._target = getattr(task, "getGroundTruth", None), getattr(task, "getTargetPos", None)
         if plot and self._truth is None and self.spec.pixels:
@@ -176,12 +183,16 @@ class HostScene:
         self._episode += 1
         with self._reporting():
             self._obs, _ = self._env.reset(seed=episode_seed(self._seed, 0, self._episode))
+        if self._states is not None:
+            self._obs = self._states.begin(self._obs)
         return self._obs
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool]:
         """Step once, see `Scene`."""
         with self._reporting():
             self._obs, reward, terminated, truncated, _ = self._env.step(action if np.ndim(action) else int(action))
+        if self._states is not None:
+            self._obs = self._states.push(self._obs)
         return self._obs, float(reward), bool(terminated or truncated)
 
     def frame(self) -> np.ndarray:
@@ -217,6 +228,30 @@ class HostScene:
             ) from error
 
 
+class StateStack:
+    """The learned states of one environment of the host, the last ones stacked.
+
+    Args:
+        options: What is observed.
+        encoding: The representation.
+    """
+
+    def __init__(self, options: EnvOptions, encoding: Encoding) -> None:
+        self._encode, self._size = encoder_of(options, encoding), encoding.state_dim
+        self._stack = np.zeros(options.num_stack * encoding.state_dim, np.float32)
+
+    def begin(self, picture: np.ndarray) -> np.ndarray:
+        """The observation [num_stack * state_dim] at the start of an episode."""
+        self._stack = np.zeros_like(self._stack)
+        return self.push(picture)
+
+    def push(self, picture: np.ndarray) -> np.ndarray:
+        """The observation once the next picture has come."""
+        state = np.asarray(self._encode(picture[None]))[0]
+        self._stack = np.concatenate([self._stack[self._size :], state])
+        return self._stack
+
+
 class TwinScene:
     """An environment of the JAX simulator, one episode at a time.
 
@@ -233,7 +268,7 @@ class TwinScene:
     frame_rate = FRAME_RATE
 
     def __init__(self, options: EnvOptions, seed: int, render: bool, plot: bool) -> None:
-        env = device_env(options)
+        env = device_env(options, encoding_of(options))
         self.spec: Spec = env.spec
         self._stacked = options.num_stack > 1
         self._num_stack = options.num_stack
@@ -277,12 +312,31 @@ class TwinScene:
         return self._state.env if self._stacked else self._state
 
 
+def film_scene(options: EnvOptions, seed: int) -> Scene:
+    """One environment to be filmed without a window, in the simulator that `options` names.
+
+    A twin without a renderer is filmed as its original, which has the same observations and actions.
+
+    Raises:
+        ValueError: It cannot be rendered.
+    """
+    if options.on_device:
+        try:
+            return TwinScene(options, seed, render=True, plot=False)
+        except ValueError:
+            if options.env.startswith(BRAX_PREFIX):
+                raise
+            options = dataclasses.replace(options, simulator="pybullet")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame complains that there is no display
+    return HostScene(dataclasses.replace(options, render_mode="rgb_array", renderer="tiny"), seed, plot=False)
+
+
 def _picture_twin(options: EnvOptions) -> Any:
     """The same twin observing pictures: its `observe` draws a state; ValueError where it cannot."""
     where = "" if options.env.startswith(BRAX_PREFIX) else ": render it with --simulator=pybullet"
     refusal = ValueError(f"--render: {options.env} has no renderer in JAX{where}")
     pictures = dataclasses.replace(
-        options, srl_model="raw_pixels", fpv=False, multi_view=False, num_stack=1, image_size=TWIN_PICTURE
+        options.seen(), srl_model="raw_pixels", fpv=False, multi_view=False, image_size=TWIN_PICTURE
     )
     try:
         twin = device_env(pictures)
@@ -297,7 +351,10 @@ def _state_reader(options: EnvOptions) -> Callable[[Any], jax.Array] | None:
     """The function that tells the true position, relative to the target, from the state of one of our twins."""
     if options.env not in registered_env:
         return None
-    twin = device_env(dataclasses.replace(options, srl_model="ground_truth", fpv=False, multi_view=False, num_stack=1))
+    plain = dataclasses.replace(
+        options, srl_model="ground_truth", srl_model_path=None, fpv=False, multi_view=False, num_stack=1, image_size=224
+    )
+    twin = device_env(plain)
     return jax.jit(twin.observe) if hasattr(twin, "observe") else None
 
 

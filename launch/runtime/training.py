@@ -12,24 +12,30 @@ import jax
 import numpy as np
 
 from agents.base_classes import JaxAlgorithm, check_action_kind
+from agents.common.finite import BROKEN, quantities, watched
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.types import Spec
 from launch.runtime.batches import check_fits, fitting_driver, split
 from launch.runtime.checkpoint import Checkpointer
-from launch.runtime.drivers.common import Driver
+from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
+from launch.runtime.drivers.common import Chunk, Driver
 from launch.runtime.env_globals import environment_globals
+from launch.runtime.errors import RunError
+from launch.runtime.finishing import complete
 from launch.runtime.interrupt import Interrupt
-from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, aggregate
+from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, SilentLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder, save_model
 from launch.runtime.policy import model_info, only, read_policies
 from launch.runtime.run_folder import create_run_folder
+from launch.runtime.srl_models import encoding_of
 from launch.runtime.sweep import Plan, plan
 
 EVALUATION_SEED = 1_000_003  # during training always the same episodes, so that evaluations compare
 FINAL_EVALUATION_SEED = 2_000_003  # the reported score comes from episodes that chose nothing
 LINES_PER_RUN = 200  # about as many lines of metrics a run gets
 MAX_BLOCK = 64  # iterations
+MOST_TOLD = 5  # runs that a message names
 
 
 def build_driver(
@@ -40,8 +46,11 @@ def build_driver(
     num_timesteps: int,
     num_workers: int = 0,
     data_parallel: bool = False,
+    on_nan: str = "stop",
 ) -> Driver:
     """Build environments, agent and the driver that joins them; nothing is allocated yet.
+
+    The agent is `watched`: its metrics hold `BROKEN`.
 
     Raises:
         ValueError: The environment or the algorithm refuses the options.
@@ -51,36 +60,43 @@ def build_driver(
         # before the first use of the backend.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     hyper = algorithm.hyper_tree(runs.hyper)
+    encoding = encoding_of(options)
 
     def agent_for(spec: Spec) -> tuple[Agent, int]:
         check_action_kind(algorithm.name, spec)
-        agent = type(algorithm).make(spec, config)
+        agent = watched(type(algorithm).make(spec, config), skip=on_nan == "skip")
         per_iteration = agent.traits.rollout_length * agent.traits.num_envs
         return agent, max(1, -(-num_timesteps // per_iteration))
 
     if options.on_device:
         from launch.runtime.drivers.device import DeviceDriver
 
-        env = device_env(options)
+        env = device_env(options, encoding)
         agent, iterations = agent_for(env.spec)
         return DeviceDriver(env, agent, hyper, runs.seeds, iterations, data_parallel=data_parallel)
 
     from envs.host.vector import VectorPool
+    from envs.render.encoded_pool import observed
     from launch.runtime.drivers.host import HostDriver
 
-    factory, spec = host_factory(options), host_spec(options)
+    factory, spec = host_factory(options), host_spec(options, encoding)
     agent, iterations = agent_for(spec)
     options.check_count(agent.traits.num_envs * len(runs))
     timeout = options.step_timeout
 
-    def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> VectorPool:
+    def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> Any:
         workers = num_workers or None
-        return VectorPool(factory, seeds, groups=groups, num_workers=workers, auto_reset=auto_reset, timeout=timeout)
+        pool = VectorPool(
+            factory,
+            seeds,
+            groups=groups,
+            num_workers=workers,
+            auto_reset=auto_reset,
+            finite=on_nan == "stop",
+            timeout=timeout,
+        )
+        return observed(pool, options, encoding, auto_reset)
 
-    if options.drawn:
-        from envs.render.drawn_pool import drawing
-
-        return HostDriver(drawing(make_pool, options), spec, agent, hyper, runs.seeds, iterations)
     return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations)
 
 
@@ -151,11 +167,13 @@ def prepare(
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
+    for run in range(len(runs)) if args.sweep else ():
+        algorithm.check(config, {name: float(values[run]) for name, values in runs.hyper.items()})
 
     def build(size: int) -> Any:
         first, _ = split(runs, size)[0]
         steps, workers = args.num_timesteps, args.num_workers
-        return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel)
+        return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel, args.on_nan)
 
     if options.on_device and len(runs) > 1 and not args.data_parallel:
         return Prepared(options, config, runs, fitting_driver(build, len(runs), args.runs_per_batch, exact))
@@ -201,9 +219,11 @@ class Training:
     ) -> None:
         self.algorithm, self.args, self.options, self.config = algorithm, args, options, config
         self.runs, self.driver, self.callback = runs, driver, callback
+        self.first = is_first()  # of several processes: the one that writes
         self.iteration = 0
         self.steps = np.zeros(len(runs), np.int64)
         self.episodes = np.zeros(len(runs), np.int64)
+        self.skipped = np.zeros(len(runs), np.int64)  # updates left out because a number was not finite
         self.best_score = np.full(len(runs), -np.inf)
         self.best: Any = None
         self.info = model_info(algorithm.name, config, runs, options, driver.spec)
@@ -217,19 +237,10 @@ class Training:
         """Train, evaluate, save; see `train`."""
         args = self.args
         policies = self._start_policies()
-        self.folder = Path(args.resume) if args.resume else self._create_folder()
+        self.folder = Path(args.resume or first_text(str(self._create_folder()) if self.first else ""))
         self.models = model_folder(self.folder, self.algorithm.name)
         self.checkpoints = Checkpointer(self.folder)
-        self.logger = RunLogger(
-            self.folder,
-            {**vars(args), "labels": self.runs.labels},
-            args.env,
-            len(self.runs),
-            wandb_mode="disabled" if args.no_vis else args.wandb_mode,
-            wandb_project=args.wandb_project,
-            total_steps=args.num_timesteps,
-            episode_window=args.episode_window,
-        )
+        self.logger = self._make_logger() if self.first else SilentLogger(len(self.runs))
         self.logger.message(f"run folder: {self.folder}")
         self.logger.message(f"memory: {needed_memory(self.driver) / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
         exit_code = 1
@@ -241,15 +252,31 @@ class Training:
             args.run_folder = self.folder  # from here on a failure is one of the run, not of the command line
             self._loop()
             score = self._finish()
+            if self.first:
+                complete(self.folder, args, self.logger)
             exit_code = 0
             return score
         finally:
             self.logger.close(exit_code)
 
+    def _make_logger(self) -> RunLogger:
+        args = self.args
+        return RunLogger(
+            self.folder,
+            {**vars(args), "labels": self.runs.labels},
+            args.env,
+            len(self.runs),
+            wandb_mode="disabled" if args.no_vis else args.wandb_mode,
+            wandb_project=args.wandb_project,
+            total_steps=args.num_timesteps,
+            episode_window=args.episode_window,
+            tags=getattr(args, "tags", ()),
+        )
+
     def _create_folder(self) -> Path:
         """Make the run folder with its record of flags and environment constants."""
         args = self.args
-        given = {name: value for name, value in vars(args).items() if name != "run_folder"}
+        given = {name: value for name, value in vars(args).items() if name not in ("run_folder", *FLAGS)}
         constants = environment_globals(self.options)
         return create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, constants)
 
@@ -268,10 +295,11 @@ class Training:
                 if spent >= next_eval or spent >= self.args.num_timesteps:
                     self._evaluate()
                     next_eval = self._next(self.eval_every)
-                if spent >= next_checkpoint or interrupt.requested:
+                interrupted = any_process(interrupt.requested)
+                if spent >= next_checkpoint or interrupted:
                     self._checkpoint()
                     next_checkpoint = self._next(self.checkpoint_every)
-                if interrupt.requested:
+                if interrupted:
                     raise KeyboardInterrupt
                 if self.callback is not None and self.callback(locals(), globals()) is False:
                     break
@@ -281,27 +309,78 @@ class Training:
         return (int(self.steps.min()) // every + 1) * every
 
     def _play_block(self) -> None:
-        """Play one block and log the mean of each metric over it."""
+        """Play one block and log the mean of each metric over it, skipped updates left out."""
         sums: dict[str, np.ndarray] = {}
-        played = 0
+        played, learned = 0, np.zeros(len(self.runs))
         while played < self.block and self.steps.min() < self.args.num_timesteps:
-            chunk = self.driver.run(self.block - played)
-            played += len(chunk.steps)
+            chunk = self._advance(self.block - played, self.iteration + played)
+            good = chunk.metrics[BROKEN] == 0
+            if not good.all():
+                self._tell_broken(chunk, self.iteration + played)
+            played, learned = played + len(chunk.steps), learned + good.sum(axis=0)
             self.steps += chunk.steps.sum(axis=0)
             self.episodes += np.bincount(chunk.episodes.run, minlength=len(self.runs))
             self.logger.episodes(*chunk.episodes)
             for name, values in chunk.metrics.items():
-                sums[name] = sums.get(name, 0.0) + values.astype(np.float64).sum(axis=0)
+                if name != BROKEN:
+                    sums[name] = sums.get(name, 0.0) + np.where(good, values, 0.0).sum(axis=0, dtype=np.float64)
         self.iteration += played
-        metrics = {f"train/{name}": total / played for name, total in sums.items()}
+        with np.errstate(invalid="ignore"):  # 0 / 0 where every update was skipped
+            metrics = {f"train/{name}": total / learned for name, total in sums.items()}
         metrics["train/return"] = self.logger.recent_returns()
+        if self.args.on_nan == "skip":
+            metrics["train/skipped_updates"] = self.skipped.astype(np.float64)
         self.logger.log(self.iteration, int(self.steps.min()), metrics)
+
+    def _advance(self, count: int, start: int) -> Chunk:
+        """At most `count` iterations of the driver, from iteration `start`.
+
+        Raises:
+            RunError: A simulator failed.
+        """
+        try:
+            return self.driver.run(count)
+        except RuntimeError as error:
+            from envs.host.vector import WorkerError  # here because device runs need no Gymnasium
+
+            if not isinstance(error, WorkerError):
+                raise
+            advice = "; --on-nan=skip leaves such updates out" if "finite" in str(error) else ""
+            raise RunError(f"{error}, at iteration {start}; {self._kept()}{advice}") from error
+
+    def _kept(self) -> str:
+        """From where a run that ends early can go on."""
+        saved = self.checkpoints.iterations()
+        if not saved:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is of iteration {saved[-1]}: --resume {self.folder}"
+
+    def _tell_broken(self, chunk: Chunk, start: int) -> None:
+        """Say which runs met a number that is not finite, in a chunk that began with iteration `start`, and count.
+
+        Raises:
+            RunError: Such a run is to stop. The newest checkpoint is from before.
+        """
+        broken, names = chunk.metrics[BROKEN], quantities(chunk.metrics)
+        said = []
+        for run in np.flatnonzero(broken.any(axis=0)):
+            at = int(np.flatnonzero(broken[:, run])[0])
+            if not self.skipped[run]:
+                quantity = names[int(broken[at, run]) - 1]
+                said.append(f"{self.runs.labels[run]}: {quantity} not finite at iteration {start + at}")
+        self.skipped += (broken > 0).sum(axis=0)
+        more = f" and {len(said) - MOST_TOLD} more runs" if len(said) > MOST_TOLD else ""
+        text = "; ".join(said[:MOST_TOLD]) + more
+        if self.args.on_nan == "stop":
+            raise RunError(f"{text}; {self._kept()}; --on-nan=skip leaves such updates out")
+        if said:
+            self.logger.message(f"warning: {text}: such updates are left out")
 
     def _evaluate(self) -> None:
         """Judge the policies and keep the best."""
         score = self._judge()
         enough = self.episodes >= self.args.min_episodes_save
-        better = enough & (score > self.best_score)
+        better = enough & np.isfinite(score) & (score > self.best_score)
         if better.any():
             acting = jax.tree.map(np.asarray, self.driver.acting())
             self.best = acting if self.best is None else jax.tree.map(partial(_where, better), acting, self.best)
@@ -321,17 +400,21 @@ class Training:
         return returns.mean(axis=1)
 
     def _save_model(self, name: str, acting: Any, score: np.ndarray) -> None:
-        save_model(self.models, name, acting, self.info | {"steps": self.steps.tolist(), "score": score.tolist()})
+        if self.first:
+            save_model(self.models, name, acting, self.info | {"steps": self.steps.tolist(), "score": score.tolist()})
 
     def _checkpoint(self) -> None:
         """Write everything a resumed run needs."""
         metadata = {
             "steps": self.steps.tolist(),
             "episodes": self.episodes.tolist(),
+            "skipped": self.skipped.tolist(),
             "best_score": [None if score == -np.inf else float(score) for score in self.best_score],
             "logger": self.logger.state(),
         }
-        self.checkpoints.save(self.iteration, {"driver": self.driver.checkpoint(), "best": self._best_tree()}, metadata)
+        tree = {"driver": self.driver.checkpoint(), "best": self._best_tree()}  # all processes gather it
+        if self.first:
+            self.checkpoints.save(self.iteration, tree, metadata)
 
     def _best_tree(self) -> Any:
         return self.best if self.best is not None else jax.tree.map(np.asarray, self.driver.acting())
@@ -344,6 +427,7 @@ class Training:
         self.iteration = int(tree["driver"]["iteration"])
         self.steps = np.asarray(metadata["steps"], np.int64)
         self.episodes = np.asarray(metadata["episodes"], np.int64)
+        self.skipped = np.asarray(metadata["skipped"], np.int64)
         self.best_score = np.asarray([-np.inf if s is None else s for s in metadata["best_score"]])
         self.best = tree["best"] if np.isfinite(self.best_score).any() else None
         self.logger.restore(metadata["logger"])
@@ -371,7 +455,9 @@ class Training:
             scores[name] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=other)
             self._save_model(name, other, scores[name].mean(axis=1))
         means = {name: returns.mean(axis=1) for name, returns in scores.items()}
-        self.logger.log(self.iteration, int(self.steps.min()), {f"score/{name}": mean for name, mean in means.items()})
+        used = scores["final" if self.best is None else "best"]
+        metrics = {f"score/{name}": mean for name, mean in means.items()} | {"score/std": used.std(axis=1)}
+        self.logger.log(self.iteration, int(self.steps.min()), metrics)
         self._tell_scores(scores, count)
         return means
 

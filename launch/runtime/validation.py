@@ -12,6 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from agents.registry import ActionType, registered_rl
+from launch.runtime.distributed import check_flags
 from launch.runtime.errors import UsageError, nearest
 
 MAX_PORT = 65534
@@ -27,7 +28,7 @@ _ENV_FLAGS = (
     ("fpv", "fpv", False),
     ("real_robot", "real_robot", None),
 )
-_PATHS = ("srl_config_file", "load_rl_model_path")
+_PATHS = ("srl_config_file", "load_rl_model_path", "srl_model_path")
 
 
 def check_arguments(args: Namespace) -> None:
@@ -40,6 +41,7 @@ def check_arguments(args: Namespace) -> None:
         check_robot(args.real_robot, args.simulator)
     if args.data_parallel and args.simulator != "jax":
         raise UsageError("--data-parallel needs --simulator=jax: worker processes are not on a device")
+    check_flags(args)
     _check_environment(args.env, args.simulator)
     _check_actions(args)
     _check_environment_flags(args)
@@ -59,6 +61,16 @@ def check_robot(address: str, simulator: str | None) -> None:
     endpoint(address)
     if simulator == "jax":
         raise UsageError(f"--real-robot={address} is no simulation: leave out --simulator=jax")
+
+
+def check_task(args: Namespace) -> None:
+    """Check the flags of a task whose pictures are recorded.
+
+    Raises:
+        ValueError: The environment does not exist in this simulator, or one of its flags has no meaning for it.
+    """
+    _check_environment(args.env, args.simulator)
+    _check_environment_flags(args)
 
 
 def _check_environment(env: str, simulator: str) -> None:
@@ -104,7 +116,7 @@ def _check_actions(args: Namespace) -> None:
 
 def _check_environment_flags(args: Namespace) -> None:
     """Refuse flags that mean nothing to the environment, or need one another."""
-    keywords = _constructor_keywords(args.env, args.simulator, real=args.real_robot is not None)
+    keywords = constructor_keywords(args.env, args.simulator, real=args.real_robot is not None)
     for name, keyword, unused in _ENV_FLAGS:
         value = getattr(args, name)
         if value != unused and keywords is not None and keyword not in keywords:
@@ -117,7 +129,7 @@ def _check_environment_flags(args: Namespace) -> None:
     if args.renderer == "jax":
         _check_renderer(args)
     for name in ("multi_view", "fpv"):
-        if getattr(args, name) and args.srl_model != "raw_pixels":
+        if getattr(args, name) and args.srl_model != "raw_pixels" and args.srl_model_path is None:
             raise UsageError(f"--{name.replace('_', '-')} adds a picture: it needs --srl-model=raw_pixels")
 
 
@@ -127,10 +139,11 @@ def _check_renderer(args: Namespace) -> None:
         raise UsageError("--renderer=jax: what --simulator=jax shows is drawn so anyway, leave it out")
     from envs.make import EnvOptions
 
-    EnvOptions.from_args(args).told()
+    options = EnvOptions.from_args(args)
+    (options.seen() if options.learned else options).told()
 
 
-def _constructor_keywords(env: str, simulator: str, real: bool) -> set[str] | None:
+def constructor_keywords(env: str, simulator: str, real: bool) -> set[str] | None:
     """Return the keywords of an environment's constructor, None where they cannot be told without importing it."""
     from envs.registry import registered_env, registered_robot, registered_twin
 

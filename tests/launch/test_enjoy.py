@@ -53,10 +53,11 @@ def host_returns(model: Path, options: EnvOptions, seed: int, episodes: int) -> 
     returns = []
     for episode in range(episodes):
         obs, _ = env.reset(seed=episode_seed(seed, 0, episode))
-        total, done = 0.0, False
+        total, begins, done = 0.0, True, False
         while not done:
-            obs, reward, terminated, truncated, _ = env.step(int(policy.getAction(obs[None])[0]))
-            total, done = total + float(reward), terminated or truncated
+            action = policy.getAction(obs[None], np.array([begins]))
+            obs, reward, terminated, truncated, _ = env.step(int(action[0]))
+            total, begins, done = total + float(reward), False, terminated or truncated
         returns.append(total)
     env.close()
     return returns
@@ -71,6 +72,15 @@ def test_host_episodes_are_those_of_the_policy(cartpole, capsys):
     assert (int(count), float(length)) == (4, pytest.approx(np.mean(lengths), abs=0.051))
     assert float(mean) == pytest.approx(np.mean(expected), abs=0.006)
     assert float(spread) == pytest.approx(np.std(expected), abs=0.006)
+
+
+def test_a_policy_that_remembers_plays_each_episode_for_itself(tmp_path, capsys):
+    options = EnvOptions(CARTPOLE)
+    model = untrained(tmp_path / "model", "ppo2", options, policy="lnlstm", n_lstm=8, net_arch=(4,), ortho_init=False)
+    expected = host_returns(model, options, seed=5, episodes=3)
+    assert played(capsys, "--log-dir", model, "--seed", 5, "--num-episodes", 3)[0] == expected
+    more = ("--log-dir", model, "--seed", 5, "--num-episodes", 3, "--num-cpu", 3)
+    assert len(played(capsys, *more)[0]) == 3
 
 
 def test_twin_episodes_are_those_of_a_policy_from_the_host(cartpole, capsys):

@@ -25,6 +25,7 @@ from launch.runtime.drivers.common import (
     run_keys,
     tree_bytes,
 )
+from launch.runtime.trees import is_key, to_host
 
 EPISODE_RECORD_BYTES = 64 * 2**20  # a chunk's record of episode ends stays below this
 
@@ -153,7 +154,7 @@ class DeviceDriver:
 
     def checkpoint(self) -> Any:
         """All that a run consists of, so that a resumed run is bit-equal to an uninterrupted one."""
-        return {"run": self.state, "iteration": np.int64(self.iteration)}
+        return {"run": self._local(self.state), "iteration": np.int64(self.iteration)}
 
     def restore(self, tree: Any) -> None:
         """Continue from a checkpoint."""
@@ -212,6 +213,13 @@ class DeviceDriver:
         self._run_sharding = Run(*cast(Any, (self._sharding, *[spread] * (len(Run._fields) - 1))))
         self._keys, self.hyper = _place((self._keys, self.hyper), self._sharding)
 
+    def _local(self, run: Run) -> Run:
+        """The runs as arrays that lie wholly in this process, gathered from all where they are spread over several."""
+        if self._sharding.is_fully_addressable:
+            return run
+        gathered = jax.jit(lambda x: x, out_shardings=self._sharding)(run)
+        return jax.tree.map(lambda x: x.addressable_data(0), gathered)
+
     def _env_keys(self, key: jax.Array) -> jax.Array:
         """Each environment's own key [N]."""
         base = jax.random.fold_in(key, ENVIRONMENT)
@@ -267,7 +275,9 @@ class DeviceDriver:
             keep = ~done
             alive = alive & keep if traits.fresh_episodes else alive
             memory = self._player.forget(memory, done)
-            return (env, result.obs, returns * keep, lengths * keep, memory, alive), (row, record)
+            # Not a product: a return that is not a number would outlive its episode.
+            returns = jnp.where(keep, returns, 0.0)
+            return (env, result.obs, returns, lengths * keep, memory, alive), (row, record)
 
         carry = (*run[1:], jnp.ones(traits.num_envs, bool))
         keys = jax.random.split(key, traits.rollout_length)
@@ -300,7 +310,16 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
     """Put a tree where it belongs; over several processes, each of which has the whole tree, by a program of all."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
-    return jax.jit(lambda x: x, out_shardings=sharding)(tree)
+
+    def spread(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        restored = (
+            partial(jax.random.wrap_key_data, impl=str(jax.random.key_impl(leaf))) if is_key(leaf) else jnp.asarray
+        )
+        return jax.jit(restored, out_shardings=sharding)(to_host(leaf))  # from the host: committed to no device
+
+    return jax.tree.map(spread, tree)
 
 
 def _episodes(reports: Report) -> Episodes:

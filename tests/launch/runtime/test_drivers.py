@@ -69,6 +69,9 @@ def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("ppo1", (3,)),
         ("ars", (3, 4)),
         ("cma-es", (3, 4)),
+        ("ppo2-lnlstm", (3, 4)),
+        pytest.param("acer-lstm", (3, 4), marks=pytest.mark.slow),
+        pytest.param("sac-sde", (3, 4), marks=pytest.mark.slow),
     ]
     + [(name, (3, 4)) for name in OFF_POLICY],
 )
@@ -158,7 +161,16 @@ def test_runs_of_off_policy_sweeps_are_single_runs(name: str) -> None:
     assert_same(alone.state, jax.tree.map(lambda x: x[1:2], together.state), 1e-4)
 
 
-@pytest.mark.parametrize(("name", "swept"), [("trpo", {"max_kl": (0.01, 0.1)}), ("ppo1", {"clip_param": (0.01, 0.2)})])
+@pytest.mark.parametrize(
+    ("name", "swept"),
+    [
+        ("trpo", {"max_kl": (0.01, 0.1)}),
+        ("ppo1", {"clip_param": (0.01, 0.2)}),
+        ("ppo2-lnlstm", {"learning_rate": (0.01, 0.02)}),
+        pytest.param("acer-lstm", {"learning_rate": (0.01, 0.02)}, marks=pytest.mark.slow),
+        pytest.param("sac-sde", {"learning_rate": (0.01, 0.02)}, marks=pytest.mark.slow),
+    ],
+)
 def test_runs_of_a_sweep_with_branches_are_single_runs(name: str, swept: dict[str, tuple[float, float]]) -> None:
     """Under vmap a branch, as in TRPO's line search, computes both sides and has to choose."""
     together = learner(name).device((3, 4), **swept)
@@ -294,6 +306,7 @@ def test_host_driver_compiles_once(caplog: pytest.LogCaptureFixture) -> None:
         ("ppo2", (5,), {"learning_rate": [0.1], "gamma": [0.5], "cliprange": [0.3]}),
         ("acktr", (5,), {"learning_rate": [0.1], "kfac_clip": [0.5], "damping": [0.3]}),
         ("cma-es", (5, 6), {"mu": [0.1, 0.2], "sigma": [0.5, 0.3]}),
+        ("ppo2-lnlstm", (5, 6), {"learning_rate": [0.1, 0.2], "gamma": [0.5, 0.9]}),
     ],
 )
 def test_learners_compile_once(name: str, seeds: tuple, changes: dict, caplog: pytest.LogCaptureFixture) -> None:
@@ -327,6 +340,7 @@ def test_a_chunk_is_no_longer_than_its_limit() -> None:
 @pytest.mark.parametrize(
     ("name", "seeds"),
     [("ppo2", (3,)), ("acktr", (3, 4, 5, 6)), ("trpo", (3,)), ("ppo1", (3,)), ("ars", (3, 4)), ("cma-es", (3, 4))]
+    + [("ppo2-lnlstm", (3, 4)), pytest.param("acer-lstm", (3, 4), marks=pytest.mark.slow)]
     + [(name, (3, 4)) for name in OFF_POLICY],
 )
 def test_a_resumed_run_is_the_uninterrupted_one(name: str, seeds: tuple[int, ...]) -> None:

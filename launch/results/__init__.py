@@ -1,0 +1,1 @@
+"""Reading finished runs, their statistics, pictures and reports."""
