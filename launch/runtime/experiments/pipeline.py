@@ -60,6 +60,7 @@ def run_pipeline(args: Namespace) -> None:
         table.message(f"{runs} runs in {len(jobs)} jobs, {num_jobs} at a time")
         failed = Scheduler(root, jobs, journal, launch, num_jobs, table, args.verbose).run()
     print(gather(root, jobs), end="", flush=True)
+    write_report(root, jobs)
     if failed:
         job, reason = failed[0]
         raise PipelineError(
@@ -111,6 +112,17 @@ def check_num_jobs(num_jobs: int, jobs: Sequence[Job]) -> None:
     """
     if num_jobs > 1 and any(word.startswith("--real_robot=") for job in jobs for word in job.words):
         raise UsageError(f"--num-jobs={num_jobs}: there is one robot, leave it out")
+
+
+def write_report(root: Path, jobs: Sequence[Job]) -> None:
+    """The tables of `launch/gather_results.py` for each environment, and the page of `launch/report.py`."""
+    from launch import gather_results, report  # here because they load matplotlib
+
+    folders = {folder.relative_to(root).parts[0] for folder in found_folders(root, jobs).values()}
+    for name in sorted(folders):
+        gather_results.main(["--log-dir", str(root / name)])
+    if folders:
+        report.main(["--log-dir", str(root), "--title", f"Pipeline {root.name}"])
 
 
 def gather(root: Path, jobs: Sequence[Job]) -> str:

@@ -18,7 +18,7 @@ from launch.runtime.experiments.jobs import final_scores
 ray = pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[4]
 SMALL = ["--algo=random_agent", "--env=CartPole-v1", "--no-vis", "--eval-episodes=2", "--final-eval-episodes=4"]
-SMALL += ["--num-timesteps=100000", "--checkpoint-every=5000", "--num-cpu=2", "--num-workers=1", "--launcher=ray"]
+SMALL += ["--num-timesteps=20000", "--checkpoint-every=1000", "--num-cpu=2", "--num-workers=1", "--launcher=ray"]
 
 
 @pytest.fixture
@@ -44,18 +44,20 @@ def events(log_dir: Path) -> list[tuple[str, str]]:
 def test_a_lost_node_and_a_killed_pipeline_cost_nothing(cluster, tmp_path):
     made, nodes = cluster
     words = [*SMALL, "--num-iteration=3", f"--ray-address={made.address}", f"--log-dir={tmp_path}"]
-    process = subprocess.Popen([sys.executable, str(ROOT / "launch/pipeline.py"), *words])
     pattern = "pipelines/*/CartPole-v1/*/*/*/checkpoints/[0-9]*/seal.json"
-    limit = time.monotonic() + 400
-    while len({path.parents[2] for path in tmp_path.glob(pattern)}) < 2:
-        assert process.poll() is None and time.monotonic() < limit
-        time.sleep(0.2)
-    made.remove_node(nodes[0], allow_graceful=False)
-    while not any(event == "finished" for event, _ in events(tmp_path)):
-        assert process.poll() is None and time.monotonic() < limit
-        time.sleep(0.2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    limit = time.monotonic() + 500
+    process = subprocess.Popen([sys.executable, str(ROOT / "launch/pipeline.py"), *words])
+    try:
+        while len({path.parents[2] for path in tmp_path.glob(pattern)}) < 2:
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.2)
+        made.remove_node(nodes[0], allow_graceful=False)
+        while not any(event == "finished" for event, _ in events(tmp_path)):
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     finished = [seed for event, seed in events(tmp_path) if event == "finished"]
     (folder,) = (tmp_path / "pipelines").iterdir()
     command = [sys.executable, str(ROOT / "launch/pipeline.py"), f"--resume={folder}", "--launcher=ray"]
