@@ -164,7 +164,7 @@ def _jobs(args: Namespace, algos: Sequence[str], theirs: dict[str, list[str]]) -
                 except ValueError as error:
                     alone = len(algos) * len(models) * len(envs) == 1
                     raise UsageError(str(error) if alone else f"{draft.cell}: {error}") from None
-                if parsed.distributed or parsed.coordinator:
+                if parsed.distributed != "off" or parsed.coordinator:
                     raise UsageError("several processes train one run: that has no place in a pipeline")
                 jobs += _cell(draft, parsed, args.num_iteration)
     return jobs

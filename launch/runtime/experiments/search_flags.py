@@ -103,8 +103,8 @@ def _complete(args: Namespace) -> Namespace:
     """
     del args.help
     args.train = parse_train_args(args.words)
-    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "distributed", "coordinator"):
-        if getattr(args.train, name):
+    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "coordinator"):
+        if getattr(args.train, name) or (name == "coordinator" and args.train.distributed != "off"):
             raise UsageError(f"--{name.replace('_', '-')} has no place in a search: leave it out")
     check_launcher(args)
     args.together = args.train.simulator == "jax"
