@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch.runtime.experiments.candidates import Candidate, as_flags
 from launch.runtime.experiments.jobs import Job, can_resume, evaluations, find_folder
-from launch.runtime.experiments.scheduler import ATTEMPTS, Launch, Running
+from launch.runtime.experiments.scheduler import ATTEMPTS, LOST, MAX_LOSSES, Launch, Running
 from launch.runtime.run_folder import CHECKPOINTS_FOLDER
 
 _POLL_SECONDS = 0.5
@@ -57,6 +57,9 @@ class Processes:
                         del running[number]
                         if score is not None:
                             scores[number] = score
+                        elif code == LOST and attempt < MAX_LOSSES:  # its machine is gone
+                            self._say(f"trial {number} has lost its machine; it will be begun on another one")
+                            waiting.append((candidate, attempt + 1))
                         elif code != 2 and attempt < ATTEMPTS:
                             self._say(f"trial {number} crashed (exit code {code}); trying once more")
                             waiting.appendleft((candidate, attempt + 1))

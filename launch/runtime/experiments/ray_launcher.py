@@ -18,9 +18,9 @@ import ray
 from launch.runtime.errors import UsageError
 from launch.runtime.experiments.child import ROOT, Child
 from launch.runtime.experiments.jobs import Job
+from launch.runtime.experiments.scheduler import LOST
 from launch.runtime.run_folder import CHECKPOINTS_FOLDER
 
-LOST = -9  # exit code of a training whose node is gone: as if it had been killed
 _PLACE = "{root}"  # stands for the root of run folders in a command line
 _SYNC_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
@@ -127,7 +127,7 @@ class RayRunning:
             try:
                 self._collect(ray.get(self._pending))
             except ray.exceptions.RayError as error:
-                self._append(f"error: lost on the cluster: {type(error).__name__}\n".encode())
+                self._append(f"error: {type(error).__name__}\n".encode())
                 self._code = LOST
             self._pending, self._next = None, time.monotonic() + _SYNC_SECONDS
             if self._code is not None:

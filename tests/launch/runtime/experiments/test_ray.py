@@ -63,7 +63,7 @@ def test_a_lost_node_and_a_killed_pipeline_cost_nothing(cluster, tmp_path):
     command = [sys.executable, str(ROOT / "launch/pipeline.py"), f"--resume={folder}", "--launcher=ray"]
     assert subprocess.run([*command, f"--ray-address={made.address}"], timeout=500).returncode == 0
     happened = events(tmp_path)
-    assert any(event == "crashed" for event, _ in happened) and any(event == "resumed" for event, _ in happened)
+    assert any(event == "lost" for event, _ in happened) and any(event == "resumed" for event, _ in happened)
     for seed in "012":
         assert happened.count(("finished", seed)) == 1
     for seed in finished:
