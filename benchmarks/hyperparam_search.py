@@ -10,6 +10,7 @@ settings and budgets of the first. Then the best setting and the defaults are tr
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -99,11 +100,11 @@ def main() -> None:
         seconds, folder = search([*TASK, f"--num-timesteps={args.steps}"], root / "lockstep")
         settings = evaluations(folder)
         print(f"lockstep: {len(settings)} evaluations in {seconds:.0f} s", flush=True)
-        rows = np.genfromtxt(next(folder.glob("*.csv")), delimiter=",", names=True)
-        done = rows[rows["timesteps"] == args.steps]
-        best = done[np.argmax(done["reward"])]
-        names = [name for name in rows.dtype.names if name not in ("f0", "timesteps", "reward")]
-        flags = [f"--{name.replace('_', '-')}={float(best[name])!r}" for name in names]
+        with next(folder.glob("*.csv")).open() as file:
+            done = [row for row in csv.DictReader(file) if int(row["timesteps"]) == args.steps]
+        best = max(done, key=lambda row: float(row["reward"]))
+        names = [name for name in best if name not in ("", "timesteps", "reward")]
+        flags = [f"--{name.replace('_', '-')}={best[name]}" for name in names]
         found = score([*TASK, *flags], args.steps, args.seeds, root / "best")
         defaults = score(TASK, args.steps, args.seeds, root / "defaults")
         for name, values in (("best setting", found), ("defaults", defaults)):

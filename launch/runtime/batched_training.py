@@ -11,9 +11,11 @@ import numpy as np
 
 from agents.base_classes import JaxAlgorithm
 from launch.runtime import batches, files
+from launch.runtime.distributed import FLAGS
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.env_globals import environment_globals
-from launch.runtime.logger import aggregate
+from launch.runtime.finishing import complete
+from launch.runtime.logger import SilentLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder
 from launch.runtime.policy import model_info
 from launch.runtime.run_folder import create_run_folder
@@ -51,12 +53,14 @@ def train_batches(
     records = batches.join_records(folder, done)
     models = model_folder(folder, args.algo)
     batches.join_models(models, done, model_info(args.algo, config, runs, options, driver.spec))
-    _tell_wandb(args, folder, runs.labels, records)
     scores = {name: value for _, found in records for name, value in found.items() if name.startswith("score/")}
     for name, value in scores.items():
         summary = aggregate({"": value})
         text = ", ".join(f"{key} {summary['/' + key]:.2f}" for key in ("mean", "iqm", "low", "high"))
         files.note(f"{name} of {len(runs)} runs: {text}")
+    _tell_wandb(args, folder, runs.labels, records)
+    card = Namespace(simulator=args.simulator, algo=args.algo)  # no video, no artifacts: they are of one policy
+    complete(folder, card, SilentLogger(len(runs)))
     policy = type(algorithm).load(str(models / (BEST if (models / BEST).is_dir() else FINAL)))
     algorithm.__dict__.update(policy.__dict__)
     return scores.get("score/best", scores["score/final"])
@@ -74,6 +78,9 @@ class _Batch(Training):
     def _create_folder(self) -> Path:
         return self._path
 
+    def _complete(self) -> None:
+        """Nothing: the sweep does so for all batches together."""
+
     def _tell_scores(self, scores: dict[str, np.ndarray], count: int) -> None:
         """Nothing: the sweep tells those of all batches together."""
 
@@ -81,7 +88,7 @@ class _Batch(Training):
 def _create_folder(args: Namespace, prepared: Prepared) -> Path:
     """Make the run folder; the size of the batches is kept, so that a resumed sweep has the same."""
     args.runs_per_batch = prepared.driver.num_runs
-    given = {name: value for name, value in vars(args).items() if name != "run_folder"}
+    given = {name: value for name, value in vars(args).items() if name not in ("run_folder", *FLAGS)}
     constants = environment_globals(prepared.options)
     return create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, constants)
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from envs.host.vector import WorkerError
 from launch.runtime.files import warn
-from launch.runtime.logger import RunLogger
 from launch.runtime.model import model_folder
 
 VIDEO_EPISODES = 3
 
 
-def complete(folder: Path, args: Namespace, logger: RunLogger) -> None:
+def complete(folder: Path, args: Namespace, logger: Any) -> None:
     """Write the card of a run folder; with `--video` a video of its policy; with `--artifacts` send the models."""
     try:
         from launch.results.card import write_card, write_versions

@@ -175,7 +175,7 @@ def prepare(
         steps, workers = args.num_timesteps, args.num_workers
         return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel, args.on_nan)
 
-    if options.on_device and len(runs) > 1 and not args.data_parallel:
+    if options.on_device and len(runs) > 1 and not args.data_parallel and jax.process_count() == 1:
         return Prepared(options, config, runs, fitting_driver(build, len(runs), args.runs_per_batch, exact))
     driver = build(len(runs))
     try:
@@ -252,12 +252,16 @@ class Training:
             args.run_folder = self.folder  # from here on a failure is one of the run, not of the command line
             self._loop()
             score = self._finish()
-            if isinstance(self.logger, RunLogger):
-                complete(self.folder, args, self.logger)
+            self._complete()
             exit_code = 0
             return score
         finally:
             self.logger.close(exit_code)
+
+    def _complete(self) -> None:
+        """What a finished run folder gets besides."""
+        if isinstance(self.logger, RunLogger):
+            complete(self.folder, self.args, self.logger)
 
     def _make_logger(self) -> RunLogger:
         args = self.args

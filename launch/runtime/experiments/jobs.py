@@ -119,6 +119,7 @@ def abandon(root: Path, folder: Path) -> Path:
         count += 1
         unique = target.with_name(f"{target.name}_{count}")
     os.replace(folder, unique)
+    os.replace(unique / ARGS_FILE, unique / f"abandoned_{ARGS_FILE}")  # no reader takes it for a run any more
     return unique
 
 

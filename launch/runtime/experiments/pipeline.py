@@ -17,7 +17,7 @@ from launch.runtime.experiments.jobs import Job, final_scores, found_folders
 from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.pipeline_flags import PIPELINE_FILE, default_num_jobs
 from launch.runtime.experiments.preflight import preflight
-from launch.runtime.experiments.scheduler import Scheduler
+from launch.runtime.experiments.scheduler import Launch, Scheduler
 from launch.runtime.experiments.table import Table
 from launch.runtime.logger import aggregate
 from launch.runtime.run_folder import make_dated_folder
@@ -41,6 +41,7 @@ def run_pipeline(args: Namespace) -> None:
     """
     jobs: Sequence[Job] = args.jobs
     check_num_jobs(args.num_jobs, jobs)
+    join_cluster(args)
     table = Table()
     if args.resume:
         root = Path(args.resume)
@@ -54,16 +55,12 @@ def run_pipeline(args: Namespace) -> None:
         args.run_folder = root
         (root / "output").mkdir(exist_ok=True)
         runs = sum(job.num_seeds for job in jobs)
-        num_jobs = args.num_jobs or default_num_jobs(jobs)
+        launch, num_jobs = launcher_of(args, root, jobs)
         table.message(f"pipeline folder: {root}")
         table.message(f"{runs} runs in {len(jobs)} jobs, {num_jobs} at a time")
-        environment = _environment(root, num_jobs)
-
-        def launch(job: Job, words: list[str], log: Path) -> Child:
-            return Child("train", words, log, {**environment, "WANDB_RUN_GROUP": f"{root.name}-{job.cell}"})
-
         failed = Scheduler(root, jobs, journal, launch, num_jobs, table, args.verbose).run()
     print(gather(root, jobs), end="", flush=True)
+    write_report(root, jobs)
     if failed:
         job, reason = failed[0]
         raise PipelineError(
@@ -71,10 +68,40 @@ def run_pipeline(args: Namespace) -> None:
         )
 
 
-def _environment(root: Path, num_jobs: int) -> dict[str, str]:
-    """Environment variables of the jobs."""
+def join_cluster(args: Namespace) -> None:
+    """Join the Ray cluster where one is wanted, before anything is written.
+
+    Raises:
+        UsageError: There is none at the address.
+    """
+    if args.launcher == "ray":
+        from launch.runtime.experiments.ray_launcher import connect
+
+        connect(args.ray_address)
+
+
+def launcher_of(args: Namespace, root: Path, jobs: Sequence[Job]) -> tuple[Launch, int]:
+    """What starts the jobs, and how many run at a time.
+
+    Args:
+        args: Flags of the command.
+        root: Its folder; a job's run folders lie below the folder that its command line names.
+        jobs: The jobs.
+
+    """
+    if args.launcher == "ray":
+        from launch.runtime.experiments.ray_launcher import RayLauncher
+
+        launcher = RayLauncher()
+        return launcher.start, args.num_jobs or launcher.num_jobs(list(jobs))
+    num_jobs = args.num_jobs or default_num_jobs(jobs)
     # Several processes on one accelerator: none may take its memory at once.
-    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if num_jobs > 1 else {}
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if num_jobs > 1 else {}
+
+    def launch(job: Job, words: list[str], log: Path, _: Path) -> Child:
+        return Child("train", words, log, {**environment, "WANDB_RUN_GROUP": f"{root.name}-{job.cell}"})
+
+    return launch, num_jobs
 
 
 def check_num_jobs(num_jobs: int, jobs: Sequence[Job]) -> None:
@@ -85,6 +112,17 @@ def check_num_jobs(num_jobs: int, jobs: Sequence[Job]) -> None:
     """
     if num_jobs > 1 and any(word.startswith("--real_robot=") for job in jobs for word in job.words):
         raise UsageError(f"--num-jobs={num_jobs}: there is one robot, leave it out")
+
+
+def write_report(root: Path, jobs: Sequence[Job]) -> None:
+    """The tables of `launch/gather_results.py` for each environment, and the page of `launch/report.py`."""
+    from launch import gather_results, report  # here because they load matplotlib
+
+    folders = {folder.relative_to(root).parts[0] for folder in found_folders(root, jobs).values()}
+    for name in sorted(folders):
+        gather_results.main(["--log-dir", str(root / name)])
+    if folders:
+        report.main(["--log-dir", str(root), "--title", f"Pipeline {root.name}"])
 
 
 def gather(root: Path, jobs: Sequence[Job]) -> str:

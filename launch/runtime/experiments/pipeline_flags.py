@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 from argparse import Namespace
 from collections import deque
@@ -26,7 +27,7 @@ _DESCRIPTION = (
     "those of launch/train.py and of the algorithms (see its --help); a flag goes to the algorithms that have it."
 )
 # What a continued pipeline may change: how its jobs are run, not what they are.
-_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin"}
+_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin", "launcher", "ray_address"}
 
 
 def pipeline_flags() -> FlagParser:
@@ -67,10 +68,36 @@ def _add_run_flags(parser: FlagParser) -> None:
         metavar="N",
         help="Trainings at a time; 0 is one with --simulator=jax, else as many as the cores have room for.",
     )
+    add_launcher_flags(parser)
     add("--log-dir", default="logs/", metavar="DIR", help="Root of the pipelines' folders.")
     add("--resume", metavar="DIR", help="Continue the pipeline in this folder; finished runs are not repeated.")
     add("-v", "--verbose", action="store_true", help="Show the output of the trainings.")
     add("-h", "--help", action="store_true", help="Show this text.")
+
+
+def add_launcher_flags(parser: FlagParser) -> None:
+    """Declare where trainings are run."""
+    add = parser.add_argument
+    add(
+        "--launcher",
+        default="local",
+        choices=("local", "ray"),
+        metavar="NAME",
+        help="Run trainings as processes of this machine, or on a Ray cluster.",
+    )
+    add("--ray-address", metavar="HOST:PORT", help="Head of the Ray cluster. Without this flag: one of this machine")
+
+
+def check_launcher(args: Namespace) -> None:
+    """Refuse a launcher that is not installed, and an address without one.
+
+    Raises:
+        UsageError: It is so.
+    """
+    if args.ray_address and args.launcher != "ray":
+        raise UsageError("--ray-address needs --launcher=ray")
+    if args.launcher == "ray" and importlib.util.find_spec("ray") is None:
+        raise UsageError("--launcher=ray needs the package ray: pip install -r requirements-cluster.txt")
 
 
 def parse_pipeline_args(argv: Sequence[str]) -> Namespace:
@@ -95,6 +122,7 @@ def parse_pipeline_args(argv: Sequence[str]) -> Namespace:
     own, theirs = share_out(argv, parser, algos)
     args = parser.parse(own)
     del args.help
+    check_launcher(args)
     if "--num-seeds" in {word.partition("=")[0].replace("_", "-") for words in theirs.values() for word in words}:
         raise UsageError("--num-seeds has no place in a pipeline: --num-iteration says how many runs a cell has")
     if args.seed + args.num_iteration - 1 > MAX_SEED:
@@ -136,6 +164,8 @@ def _jobs(args: Namespace, algos: Sequence[str], theirs: dict[str, list[str]]) -
                 except ValueError as error:
                     alone = len(algos) * len(models) * len(envs) == 1
                     raise UsageError(str(error) if alone else f"{draft.cell}: {error}") from None
+                if parsed.distributed != "off" or parsed.coordinator:
+                    raise UsageError("several processes train one run: that has no place in a pipeline")
                 jobs += _cell(draft, parsed, args.num_iteration)
     return jobs
 
@@ -162,6 +192,7 @@ def _resumed(parser: FlagParser, argv: Sequence[str]) -> Namespace:
     """The jobs of a pipeline that was begun earlier."""
     args = parser.parse(argv)
     del args.help
+    check_launcher(args)
     other = sorted(parser.given - _FREE_ON_RESUME)
     if other:
         raise UsageError(f"{parser[other[0]].option.flag} cannot be given with --resume: the pipeline has its own")

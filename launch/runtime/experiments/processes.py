@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import shutil
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from launch.runtime.experiments.candidates import Candidate, as_flags
 from launch.runtime.experiments.jobs import Job, can_resume, evaluations, find_folder
-from launch.runtime.experiments.scheduler import ATTEMPTS, Launch, Running
+from launch.runtime.experiments.scheduler import ATTEMPTS, LOST, MAX_LOSSES, Launch, Running
 from launch.runtime.run_folder import CHECKPOINTS_FOLDER
 
 _POLL_SECONDS = 0.5
@@ -58,6 +57,9 @@ class Processes:
                         del running[number]
                         if score is not None:
                             scores[number] = score
+                        elif code == LOST and attempt < MAX_LOSSES:  # its machine is gone
+                            self._say(f"trial {number} has lost its machine; it will be begun on another one")
+                            waiting.append((candidate, attempt + 1))
                         elif code != 2 and attempt < ATTEMPTS:
                             self._say(f"trial {number} crashed (exit code {code}); trying once more")
                             waiting.appendleft((candidate, attempt + 1))
@@ -95,7 +97,7 @@ class Processes:
             shutil.rmtree(root, ignore_errors=True)
             words = [*self._job.command(root), *as_flags(candidate.values)]
         root.mkdir(parents=True, exist_ok=True)
-        return self._launch(dataclasses.replace(self._job), words, self._log(candidate.number))
+        return self._launch(self._job, words, self._log(candidate.number), root)
 
     def _score(self, candidate: Candidate, steps: int) -> float | None:
         """The first evaluation at `steps` or later, None before it."""

@@ -17,6 +17,8 @@ from launch.runtime.experiments.table import Row, Table
 from launch.runtime.interrupt import Interrupt
 
 ATTEMPTS = 2  # a crashed job is begun once more
+MAX_LOSSES = 5  # how often a job may lose its machine, which is no fault of its own
+LOST = -1000  # exit code of a job whose machine is gone
 _REFUSED = 2  # exit code of a command line that cannot be carried out: trying again would not help
 _POLL_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks into the run folders
@@ -26,7 +28,7 @@ class Running(Protocol):
     """A job under way."""
 
     def poll(self) -> int | None:
-        """Its exit code, None while it runs."""
+        """Its exit code, `LOST` where its machine is gone, None while it runs."""
 
     def interrupt(self) -> None:
         """Ask it to stop at the next safe point."""
@@ -35,8 +37,8 @@ class Running(Protocol):
         """End it now."""
 
 
-# (job, its command line, file of its output) -> the job under way
-Launch = Callable[[Job, list[str], Path], Running]
+# (job, its command line, file of its output, root of its run folders) -> the job under way
+Launch = Callable[[Job, list[str], Path, Path], Running]
 
 
 @dataclass
@@ -46,6 +48,7 @@ class _State:
     job: Job
     state: str = "waiting"
     attempts: int = 0
+    losses: int = 0
     folder: Path | None = None
     running: Running | None = None
     step: int = 0
@@ -172,7 +175,7 @@ class Scheduler:
         self._table.message(f"{event}: {job.name}")
         log = self._log(state)
         state.log_start = state.shown = files.size(log)
-        state.running, state.state = self._launch(job, words, log), "running"
+        state.running, state.state = self._launch(job, words, log, self._root), "running"
 
     def _ended(self, state: _State, code: int, waiting: deque[_State], interrupted: bool) -> None:
         """Take note of a job's end."""
@@ -189,6 +192,12 @@ class Scheduler:
             state.state = "waiting"
             self._journal.write("interrupted", job.name, exit_code=code)
             return
+        if code == LOST and state.losses < MAX_LOSSES:
+            state.losses, state.attempts, state.state = state.losses + 1, state.attempts - 1, "waiting"
+            waiting.append(state)
+            self._journal.write("lost", job.name, reason=state.reason)
+            self._table.message(f"lost: {job.name} ({state.reason}); it will be begun on another machine")
+            return
         self._journal.write("crashed", job.name, exit_code=code, reason=state.reason)
         if code == _REFUSED and resumed and folder is not None:
             abandon(self._root, folder)  # its checkpoints are damaged
@@ -202,7 +211,7 @@ class Scheduler:
 
     def _why(self, state: _State, code: int) -> str:
         """A few words on why a job ended so: its last line, and the signal or exit code."""
-        what = f"signal {-code}" if code < 0 else f"exit code {code}"
+        what = "machine lost" if code == LOST else f"signal {-code}" if code < 0 else f"exit code {code}"
         with self._log(state).open("rb") as file:
             file.seek(state.log_start)
             lines = file.read().decode(errors="replace").splitlines()

@@ -17,10 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 from launch.runtime import files
 from launch.runtime.experiments import brackets
 from launch.runtime.experiments.candidates import Candidate, as_flags
-from launch.runtime.experiments.child import Child
 from launch.runtime.experiments.jobs import Job
 from launch.runtime.experiments.journal import Journal
-from launch.runtime.experiments.pipeline_flags import default_num_jobs
+from launch.runtime.experiments.pipeline import join_cluster, launcher_of
 from launch.runtime.experiments.search_flags import SEARCH_FILE, stored
 from launch.runtime.experiments.space import distributions
 from launch.runtime.experiments.table import Table
@@ -61,6 +60,7 @@ def run_search(args: Namespace) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     table = Table()
     args.study_name = args.study_name or _name(args)
+    join_cluster(args)
     # A storage that cannot be used is found out before the folder is made.
     study = open_study(args, args.storage) if args.storage else None
     if args.resume:
@@ -101,10 +101,8 @@ def evaluator_of(args: Namespace, root: Path, table: Table) -> Evaluator:
         tuple(words),
     )
 
-    def launch(job: Job, words: list[str], log: Path) -> Child:
-        return Child("train", words, log)
-
-    return Processes(root, job, launch, args.num_jobs or default_num_jobs([job]), table.message)
+    launch, num_jobs = launcher_of(args, root, [job])
+    return Processes(root, job, launch, num_jobs, table.message)
 
 
 def plan(args: Namespace) -> list[brackets.Bracket]:

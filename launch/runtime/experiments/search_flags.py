@@ -9,7 +9,7 @@ from pathlib import Path
 from agents.registry import registered_rl
 from launch.runtime.errors import HelpRequested, UsageError
 from launch.runtime.experiments.forward import share_out
-from launch.runtime.experiments.pipeline_flags import cores_of
+from launch.runtime.experiments.pipeline_flags import add_launcher_flags, check_launcher, cores_of
 from launch.runtime.experiments.space import chosen
 from launch.runtime.files import read_json
 from launch.runtime.flag_parser import FlagParser, peek
@@ -24,7 +24,7 @@ _DESCRIPTION = (
     "Search the hyperparameters of an algorithm on a task. All further flags are those of launch/train.py and of the "
     "algorithm (see its --help); one that is given a value is not searched."
 )
-_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin"}
+_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin", "launcher", "ray_address"}
 _STORED = ("optimizer", "algo", "max_eval", "bracket_size", "pruning", "search", "storage", "study_name")
 
 
@@ -58,6 +58,7 @@ def search_flags() -> FlagParser:
         add("--log-dir", default="logs/", metavar="DIR", help="Root of the searches' folders.")
         add("--resume", metavar="DIR", help="Continue the search in this folder.")
         add("--num-jobs", type=int, default=0, minimum=0, help="Trainings at a time without --simulator=jax.")
+        add_launcher_flags(parser)
         add("-v", "--verbose", action="store_true", help="Say more, and show where an error came from.")
         add("-h", "--help", action="store_true", help="Show this text.")
     return parser
@@ -102,10 +103,13 @@ def _complete(args: Namespace) -> Namespace:
     """
     del args.help
     args.train = parse_train_args(args.words)
-    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel"):
-        if getattr(args.train, name):
+    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "coordinator"):
+        if getattr(args.train, name) or (name == "coordinator" and args.train.distributed != "off"):
             raise UsageError(f"--{name.replace('_', '-')} has no place in a search: leave it out")
+    check_launcher(args)
     args.together = args.train.simulator == "jax"
+    if args.together and args.launcher != "local":
+        raise UsageError(f"--launcher={args.launcher}: with --simulator=jax all trials are one program, leave it out")
     given = {word[2:].partition("=")[0] for word in args.words} | set(args.train.hyperparam)
     args.space = chosen(args.algo, args.search, given, args.together)
     args.bracket_size = args.bracket_size or (27 if args.together else 9)

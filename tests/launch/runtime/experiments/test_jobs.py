@@ -107,6 +107,22 @@ def test_the_table_fits_its_terminal():
     assert stream.getvalue() == "started\n"  # no terminal: the next line of progress is a minute away
 
 
+def test_a_terminals_table_is_redrawn_in_place():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    rows = [Row("ppo2 CartPole-v1", 3, 15, 0.331, 12.3, 75.0, "running")]
+    table = Table(Terminal())
+    table.update(rows)
+    table.message("finished: something")
+    table.close()
+    text = table._stream.getvalue()
+    shown = ["cell              runs  done  return     left", "ppo2 CartPole-v1  3/15  33 %   12.30  0:01:15  running"]
+    drawn = "\n".join(shown) + "\n"
+    assert text == f"{drawn}\x1b[2A\r\x1b[Jfinished: something\n{drawn}\x1b[2A\r\x1b[J{drawn}"
+
+
 def test_words_of_a_job_survive_the_file():
     one = job(3, 2)
     assert Job.restored(json.loads(json.dumps(one.stored()))) == one
