@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ from jax.typing import ArrayLike
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import normalize
-from agents.common.off_policy import copied, track
+from agents.common.off_policy import copied, keep_replay, track
 from agents.common.on_policy import Acting, ActorCriticPolicy, begins
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.returns import fold
@@ -202,7 +203,8 @@ def make(spec: Spec, config: Config) -> Agent:
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         acting, lead = policy.init(key), (entries, config.n_steps, config.num_cpu)
         obs = jnp.zeros((*lead, *spec.obs_shape), spec.obs_dtype)
-        numbers, behaviour = jnp.zeros(lead), jnp.zeros((*lead, policy.network.num_actions))
+        n = policy.network.num_actions
+        numbers, behaviour = jnp.zeros(lead), jnp.full((*lead, n), 1.0 / n)
         carry = jax.tree.map(lambda x: jnp.zeros((entries, *x.shape)), policy.begin(config.num_cpu).carry)
         replay = Sequence(obs, obs[:, 0], jnp.zeros(lead, jnp.int32), numbers, jnp.zeros(lead), behaviour, carry)
         return AgentState(acting, Learning(copied(acting.params), rmsprop(hyper).init(acting.params), replay))
@@ -210,9 +212,7 @@ def make(spec: Spec, config: Config) -> Agent:
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
         acting, (average, optimizer, replay) = state
         rollout = _played(policy, acting, batch, hyper.gamma)
-        replay = jax.tree.map(
-            lambda ring, x: jax.lax.dynamic_update_index_in_dim(ring, x, clock.iteration % entries, 0), replay, rollout
-        )
+        replay = _store(replay, rollout, clock, entries)
         rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
 
         def step(carry: tuple, data: Sequence) -> tuple:
@@ -236,13 +236,30 @@ def make(spec: Spec, config: Config) -> Agent:
         return AgentState(acting, Learning(average, optimizer, replay)), metrics | {"learning_rate": rate}
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
-    return policy.agent(init, update, traits, lambda pi, action: {"behaviour": pi.probabilities()})
+    agent = policy.agent(init, update, traits, lambda pi, action: {"behaviour": pi.probabilities()})
+    return agent._replace(discard=keep_replay)
 
 
 def _replays(clock: Clock, ratio: float, first: int) -> jax.Array:
     """How many updates are replayed in this iteration, int32 []: Poisson, the same for all runs of a sweep."""
     number = jax.random.poisson(jax.random.fold_in(jax.random.key(0), clock.iteration), ratio)
     return jnp.where(clock.iteration + 1 >= first, number, 0)
+
+
+def _store(replay: Sequence, rollout: Sequence, clock: Clock, entries: int) -> Sequence:
+    """Write a rollout over the oldest; an environment's part that is not all finite leaves its last one once more."""
+    reals = (x for x in (rollout.obs, rollout.last_obs[None], rollout.reward) if jnp.issubdtype(x.dtype, jnp.floating))
+    good = jnp.stack([jnp.isfinite(x).reshape(*x.shape[:2], -1).all(axis=(0, 2)) for x in reals]).all(axis=0)  # [N]
+
+    def write(ring: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+        last = jax.lax.dynamic_index_in_dim(ring, (clock.iteration - 1) % entries, 0, keepdims=False)
+        wide = good.reshape(*[1] * axis, -1, *[1] * (new.ndim - axis - 1))
+        return jax.lax.dynamic_update_index_in_dim(ring, jnp.where(wide, new, last), clock.iteration % entries, 0)
+
+    at_ends = [(each.last_obs, each.carry) for each in (replay, rollout)]
+    last_obs, carry = jax.tree.map(partial(write, axis=0), *at_ends)
+    within = [each._replace(last_obs=(), carry=()) for each in (replay, rollout)]
+    return jax.tree.map(partial(write, axis=1), *within)._replace(last_obs=last_obs, carry=carry)
 
 
 def _pick(replay: Sequence, which: jax.Array) -> Sequence:

@@ -134,7 +134,10 @@ def make(spec: Spec, config: Config) -> Agent:
         fresh_episodes=True,
         keep_obs=standardise,
     )
-    return Agent(init, act, update, traits, probabilities)
+    # The next directions do not depend on what came of these.
+    return Agent(
+        init, act, update, traits, probabilities, discard=lambda old, new, key: AgentState(old.acting, new.learning)
+    )
 
 
 class ARS(JaxAlgorithm):

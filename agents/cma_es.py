@@ -196,7 +196,15 @@ def make(spec: Spec, config: Config) -> Agent:
         fresh_episodes=True,
         keep_obs=standardise,
     )
-    return Agent(init, act, update, traits, probabilities, others=lambda state: {"member": state.learning.member})
+
+    def discard(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
+        search = old.learning
+        return AgentState(old.acting, search._replace(samples=draw(key, search.strategy)))
+
+    def others(state: AgentState) -> dict[str, Any]:
+        return {"member": state.learning.member}
+
+    return Agent(init, act, update, traits, probabilities, others=others, discard=discard)
 
 
 def _spread(strategy: cma.Strategy) -> dict[str, jax.Array]:

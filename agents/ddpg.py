@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, track
+from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, keep_replay, track
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
@@ -315,7 +315,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return exploration.act(state, obs, jax.random.key(0), False, process)[0]
 
     traits = Traits(rollout_length=config.nb_rollout_steps, num_envs=config.num_cpu)
-    return Agent(init, exploration.act, update, traits, probabilities, exploration.begin)
+    return Agent(init, exploration.act, update, traits, probabilities, exploration.begin, discard=keep_replay)
 
 
 class DDPG(JaxAlgorithm):

@@ -124,7 +124,7 @@ def gradient_step(
     (value, error), grads = jax.value_and_grad(loss, has_aux=True)(acting.params)
     grads, grad_norm = clip_by_global_norm(grads, hyper.max_grad_norm)
     params, optimizer = descend(parts.adam, acting.params, learning.optimizer, grads, hyper.learning_rate)
-    priorities = sampler.update(learning.priorities, place, error, hyper.prioritized_alpha)
+    priorities = sampler.update(learning.priorities, place, data.weight * error, hyper.prioritized_alpha)
     metrics = {"loss": value, "td_error": jnp.mean(jnp.abs(error)), "grad_norm": grad_norm}
     return params, optimizer, priorities, metrics
 
@@ -182,8 +182,15 @@ def make(spec: Spec, config: Config) -> Agent:
         learning = Learning(target, optimizer, learning.replay, priorities)
         return AgentState(Acting(params, acting.stats, epsilon), learning), metrics | {"epsilon": epsilon}
 
+    def discard(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
+        replay, priorities = new.learning.replay, new.learning.priorities
+        return old._replace(learning=old.learning._replace(replay=replay, priorities=priorities))
+
+    def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
+        return jax.nn.softmax(values(state.acting, obs))
+
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, lambda state, obs: jax.nn.softmax(values(state.acting, obs)))
+    return Agent(init, act, update, traits, probabilities, discard=discard)
 
 
 class DeepQ(JaxAlgorithm):

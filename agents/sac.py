@@ -13,7 +13,7 @@ from agents.base_classes import JaxAlgorithm
 from agents.common.distributions import StateDependentGaussian, TanhGaussian
 from agents.common.exploration import Noise, no_noise, renewed
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, track
+from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, keep_replay, track
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
@@ -229,7 +229,7 @@ def make(spec: Spec, config: Config) -> Agent:
         return bounds.scale(policy(state, obs).mode())
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, probabilities, begin if config.use_sde else None)
+    return Agent(init, act, update, traits, probabilities, begin if config.use_sde else None, discard=keep_replay)
 
 
 class SAC(JaxAlgorithm):

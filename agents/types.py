@@ -89,6 +89,9 @@ class Agent(NamedTuple):
             began.
         others: (state) -> further policies worth keeping beside `state.acting`, by the name to save them under. It only
             picks leaves of the state, whatever axes they lead with.
+        discard: (old state, new state, key) -> the state after an update that is thrown away because a number was not
+            finite. None is the old state. A replay memory stays as the update left it (the very leaves of the new
+            state, so that it is still written in place), and a search draws new candidates.
     """
 
     init: Callable[..., AgentState]
@@ -98,6 +101,7 @@ class Agent(NamedTuple):
     probabilities: Callable[..., jax.Array]
     memory: Callable[[int], Any] | None = None
     others: Callable[[AgentState], dict[str, Any]] = lambda state: {}
+    discard: Callable[[AgentState, AgentState, jax.Array], AgentState] | None = None
 
 
 class Player:

@@ -88,6 +88,10 @@ def run(args: Namespace) -> None:
     path = report.write(target)
     tell(report.notices)
     print(f"report {path}")
+    if args.wandb:
+        from launch.results.wandb_report import publish
+
+        print(f"wandb report {publish(report, args.wandb_project, args.wandb_entity, target)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

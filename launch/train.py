@@ -22,8 +22,10 @@ def run(args: Namespace) -> None:
     """Train as the flags say."""
     from agents.base_classes import JaxAlgorithm
     from agents.registry import algorithm_class
+    from launch.runtime.distributed import join
     from launch.runtime.free_training import train_free
 
+    join(args)
     algorithm = algorithm_class(args.algo)()
     if isinstance(algorithm, JaxAlgorithm):
         algorithm.train(args)

@@ -60,22 +60,34 @@ def give_pairs(batches: np.ndarray, actions: np.ndarray, rewards: np.ndarray, rn
     Raises:
         ValueError: there is no such pair in all minibatches together.
     """
-    batches, all_rows = batches.copy(), np.unique(batches)
+    batches, rows = batches.copy(), np.unique(batches)
     for batch in batches:
-        same = actions[batch][:, None] == actions[batch][None]
-        if (same & (rewards[batch][:, None] != rewards[batch][None])).any():
-            continue
-        for place in rng.permutation(len(batch)):
-            row = batch[place]
-            partners = all_rows[(actions[all_rows] == actions[row]) & (rewards[all_rows] != rewards[row])]
-            if len(partners):
-                batch[(place + 1) % len(batch)] = rng.choice(partners)
-                break
-        else:
-            raise ValueError(
-                "--losses priors needs two transitions with the same action and different rewards, the dataset has none"
-            )
+        if not _has_pair(batch, actions, rewards):
+            _replace_some(batch, rows, actions, rewards, rng)
     return np.sort(batches, axis=1)
+
+
+def _has_pair(rows: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> bool:
+    """Whether two rows have the same action and different rewards."""
+    same = actions[rows][:, None] == actions[rows][None]
+    return bool((same & (rewards[rows][:, None] != rewards[rows][None])).any())
+
+
+def _replace_some(
+    batch: np.ndarray, rows: np.ndarray, actions: np.ndarray, rewards: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Put a partner for one transition of a minibatch into it, or a whole pair where none of them has a partner."""
+    for first in (*rng.permutation(batch), *rng.permutation(rows)):
+        partners = rows[(actions[rows] == actions[first]) & (rewards[rows] != rewards[first])]
+        if len(partners):
+            others = np.flatnonzero(batch != first)
+            if first not in batch:
+                batch[others[0]], others = first, others[1:]
+            batch[rng.choice(others)] = rng.choice(partners)
+            return
+    raise ValueError(
+        "--losses priors needs two transitions with the same action and different rewards, the dataset has none"
+    )
 
 
 def negatives(rows: np.ndarray, episodes: np.ndarray, rng: np.random.Generator) -> np.ndarray:

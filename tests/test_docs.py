@@ -23,12 +23,20 @@ from envs.host.kuka_button import KukaButtonGymEnv
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.registry import BRAX_NAMES, registered_env, registered_twin
 from envs.types import Box, Discrete, Spec
+from launch.aggregate_plots import aggregate_flags, parse_aggregate_args
+from launch.compare_plots import compare_flags, parse_compare_args
 from launch.dataset_generator import generator_flags, parse_generator_args
 from launch.dataset_tools import parse_tools_args, tools_flags
 from launch.enjoy import enjoy_flags, parse_enjoy_args
 from launch.enjoy_latent import latent_flags, parse_latent_args
+from launch.export import export_flags, parse_export_args
+from launch.gather_results import gather_flags, parse_gather_args
+from launch.plots import parse_plots_args, plots_flags
 from launch.render_scenes import parse_scenes_args
+from launch.report import parse_report_args, report_flags
 from launch.runtime.errors import HelpRequested
+from launch.runtime.experiments.pipeline_flags import parse_pipeline_args, pipeline_flags
+from launch.runtime.experiments.search_flags import parse_search_args, search_flags
 from launch.runtime.flag_parser import FlagParser
 from launch.runtime.flags import common_flags, parse_train_args
 from launch.srl_metrics import metrics_flags, parse_metrics_args
@@ -149,17 +157,23 @@ def test_logged_metrics_are_explained(algo):
 # --- command line ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("page", "title", "parser"),
-    [
-        ("command_line.md", "Flags of every algorithm", common_flags()),
-        ("command_line.md", "Playing a model", enjoy_flags()),
-        ("datasets.md", "Recording episodes", generator_flags()),
-        ("datasets.md", "Joining datasets, relative positions", tools_flags()),
-        ("datasets.md", "Metrics", metrics_flags()),
-        ("datasets.md", "Walking through the latent space", latent_flags()),
-    ],
-)
+TABLES = [
+    ("command_line.md", "Flags of every algorithm", common_flags()),
+    ("command_line.md", "Playing a model", enjoy_flags()),
+    ("datasets.md", "Recording episodes", generator_flags()),
+    ("datasets.md", "Joining datasets, relative positions", tools_flags()),
+    ("datasets.md", "Metrics", metrics_flags()),
+    ("datasets.md", "Walking through the latent space", latent_flags()),
+    ("plots_and_reports.md", "Flags of plots.py", plots_flags()),
+    ("plots_and_reports.md", "Flags of aggregate_plots.py", aggregate_flags()),
+    ("plots_and_reports.md", "Flags of compare_plots.py", compare_flags()),
+    ("plots_and_reports.md", "Flags of gather_results.py", gather_flags()),
+    ("plots_and_reports.md", "Flags of report.py", report_flags()),
+    ("plots_and_reports.md", "Flags of export.py", export_flags()),
+]
+
+
+@pytest.mark.parametrize(("page", "title", "parser"), TABLES, ids=lambda value: str(value)[:32])
 def test_common_flags_are_documented_with_their_defaults(page: str, title: str, parser: FlagParser):
     table = {name: cells for name, cells in rows(section(read(DOCS / page), title)).items() if name[0] == "-"}
     assert list(table) == [parser[name].option.flag for name in parser.names]
@@ -170,7 +184,22 @@ def test_common_flags_are_documented_with_their_defaults(page: str, title: str, 
     assert all(spelling in text for name in parser.names for spelling in parser[name].spellings)
 
 
+@pytest.mark.parametrize(
+    ("title", "parser"), [("Pipelines", pipeline_flags()), ("Hyperparameter search", search_flags())]
+)
+def test_flags_of_experiments_are_documented(title: str, parser: FlagParser):
+    table = rows(section(read(DOCS / "experiments.md"), title).partition("### ")[0])
+    assert list(table) == [parser[name].option.flag for name in parser.names]
+    for name in parser.names:
+        default = parser[name].option.default
+        assert as_number(table[parser[name].option.flag][0]) == default_text(
+            default or (None if default == [] else default)
+        )
+
+
 PARSERS = {
+    "launch/pipeline.py": parse_pipeline_args,
+    "launch/hyperparam_search.py": parse_search_args,
     "launch/train.py": parse_train_args,
     "launch/enjoy.py": parse_enjoy_args,
     "launch/render_scenes.py": parse_scenes_args,
@@ -178,6 +207,12 @@ PARSERS = {
     "launch/dataset_tools.py": parse_tools_args,
     "launch/srl_metrics.py": parse_metrics_args,
     "launch/enjoy_latent.py": parse_latent_args,
+    "launch/plots.py": parse_plots_args,
+    "launch/aggregate_plots.py": parse_aggregate_args,
+    "launch/compare_plots.py": parse_compare_args,
+    "launch/gather_results.py": parse_gather_args,
+    "launch/report.py": parse_report_args,
+    "launch/export.py": parse_export_args,
 }
 
 
@@ -197,7 +232,7 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     commands = documented_commands()
     assert len(commands) > 25
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs" / "pictures").mkdir(parents=True)
+    (tmp_path / "docs" / "pictures" / "curves").mkdir(parents=True)
     linear_model(tmp_path / "logs/srl/MobileRobotGymEnv-v0/autoencoder", "MobileRobotGymEnv-v0", image_size=64)
     for page, (program, *words) in commands:
         if "--resume" in words:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from agents.common.normalizer import RunningStats, normalize
 from agents.common.replay import Minibatch, Replay, ReplayMemory, UniformSampler
-from agents.types import Clock
+from agents.types import AgentState, Clock
 from envs.types import Box, Spec
 
 Step = Callable[[Any, jax.Array], tuple[Any, dict[str, jax.Array]]]  # (carry, key) -> (carry, metrics)
@@ -72,6 +72,11 @@ def draw(
     data = memory.read(replay, place, gamma)
     obs, next_obs = normalize(stats, data.obs), normalize(stats, data.next_obs)
     return data._replace(obs=obs, next_obs=next_obs, action=bounds.unscale(data.action))
+
+
+def keep_replay(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
+    """`Agent.discard` of a learner whose `learning` has a `replay`: all but that is as before the update."""
+    return old._replace(learning=old.learning._replace(replay=new.learning.replay))
 
 
 def iterations_of(steps: int, per_iteration: int) -> int:

@@ -46,7 +46,8 @@ class Minibatch(NamedTuple):
         reward: Discounted sum of the rewards of up to n steps, float32.
         discount: gamma to the number of those steps, 0 after a death; float32.
         next_obs: Observation after those steps.
-        weight: 0 where the successor is not known (a picture after a time limit), else 1; float32.
+        weight: 0 where the successor is not known (a picture after a time limit) or a number was not finite, else 1;
+            float32.
     """
 
     obs: jax.Array
@@ -96,18 +97,26 @@ class ReplayMemory:
         )
 
     def add(self, replay: Replay, batch: Transition, clock: Clock) -> Replay:
-        """Write the rollout of this iteration over the oldest."""
+        """Write the rollout of this iteration over the oldest.
+
+        A step of which a number is not finite is kept with the reward NaN and zeros in its place: see `read`.
+        """
         start = clock.iteration % self.blocks * self.length
 
         def write(ring: jax.Array, new: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(ring, new.astype(ring.dtype), start, axis=0)
 
         next_obs = batch.next_obs if self.stores_next else ()
-        rollout = Replay(batch.obs, batch.action, batch.reward, batch.terminated, batch.truncated, next_obs)
+        reward = jnp.where(self._known((batch.obs, batch.action, batch.reward, next_obs)), batch.reward, jnp.nan)
+        obs, action, next_obs = jax.tree.map(_finite_part, (batch.obs, batch.action, next_obs))
+        rollout = Replay(obs, action, reward, batch.terminated, batch.truncated, next_obs)
         return jax.tree.map(write, replay, rollout)
 
     def read(self, replay: Replay, place: Place, gamma: ArrayLike) -> Minibatch:
-        """The transitions at `place`: rewards summed over up to n steps, until a death or a time limit."""
+        """The transitions at `place`: rewards summed over up to n steps, until a death or a time limit.
+
+        One that has a step whose numbers were not finite gets the reward 0 and the weight 0.
+        """
         reward, discount, going = jnp.float32(0.0), jnp.float32(1.0), jnp.ones_like(place.row, bool)
         last = place
         for step in range(self.n_step):
@@ -123,11 +132,26 @@ class ReplayMemory:
             next_obs = replay.obs[(last.row + 1) % self.rows, last.env]
             weight = jnp.where(truncated & ~terminated, 0.0, 1.0)
         discount = jnp.where(terminated, 0.0, discount)
+        known = jnp.isfinite(reward)
+        reward, weight = jnp.where(known, reward, 0.0), jnp.where(known, weight, 0.0)
         return Minibatch(replay.obs[place], replay.action[place], reward, discount, next_obs, weight)
+
+    def _known(self, steps: tuple) -> jax.Array:
+        """Whether all numbers of each step are finite; leaves [T, N, ...] to bool [T, N]."""
+        known = jnp.ones((self.length, self.num_envs), bool)
+        for x in jax.tree.leaves(steps):
+            if jnp.issubdtype(x.dtype, jnp.floating):
+                known &= jnp.isfinite(x).reshape(*known.shape, -1).all(axis=-1)
+        return known
 
     def bytes(self) -> int:
         """Size of one run's memory."""
         return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(self.init)))
+
+
+def _finite_part(x: jax.Array) -> jax.Array:
+    """The array with 0 in place of what is not finite."""
+    return jnp.where(jnp.isfinite(x), x, 0) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 
 class UniformSampler:
@@ -199,8 +223,8 @@ class PrioritizedSampler:
         return self._set(priorities, index.reshape(-1), jnp.repeat(value, memory.num_envs))
 
     def update(self, priorities: Any, place: Place, error: jax.Array, alpha: ArrayLike) -> Priorities:
-        """Set priorities to |temporal-difference error| [B] + 1e-6."""
-        value = jnp.abs(error) + 1e-6
+        """Set priorities to |temporal-difference error| [B] + 1e-6, to the highest where that is not finite."""
+        value = jnp.where(jnp.isfinite(error), jnp.abs(error) + 1e-6, priorities.highest)
         highest = jnp.maximum(priorities.highest, jnp.max(value))
         index = place.row * self.memory.num_envs + place.env
         return self._set(priorities._replace(highest=highest), index, value**alpha)

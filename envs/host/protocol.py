@@ -35,6 +35,7 @@ class Setup(NamedTuple):
         indices: Environment index of each of this worker's slots, for messages.
         seeds: (run seed, index) of each of this worker's slots.
         auto_reset: Whether an ended environment is reset within the same step.
+        finite: Whether a reward or an observation that is not finite is a failure.
     """
 
     factory: bytes
@@ -48,6 +49,7 @@ class Setup(NamedTuple):
     indices: dict[int, int]
     seeds: dict[int, tuple[int, int]]
     auto_reset: bool
+    finite: bool
 
 
 class Failure(NamedTuple):

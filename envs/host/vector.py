@@ -91,6 +91,7 @@ class VectorPool:
             over all of them.
         auto_reset: Reset an environment within the step that ends its episode. Otherwise it is left alone, as if
             inactive, until `reset`.
+        finite: Whether a reward or an observation that is not finite ends the pool; otherwise it is passed on.
         timeout: Seconds that one reset or step of one environment may take before its worker is killed.
 
     Raises:
@@ -106,6 +107,7 @@ class VectorPool:
         groups: Sequence[Sequence[int]] | None = None,
         num_workers: int | None = None,
         auto_reset: bool = True,
+        finite: bool = True,
         timeout: float = 60.0,
     ) -> None:
         self.num_envs = len(seeds)
@@ -129,14 +131,14 @@ class VectorPool:
             os.set_blocking(tokens, False)
         try:
             for number in range(count):
-                self._workers.append(WorkerProcess(self._setup_of(number, count, factory, seeds, auto_reset)))
+                self._workers.append(WorkerProcess(self._setup_of(number, count, factory, seeds, auto_reset, finite)))
             self._begin()
         except BaseException:
             self.close()
             raise
 
     def _setup_of(
-        self, number: int, count: int, factory: bytes, seeds: Sequence[tuple[int, int]], auto_reset: bool
+        self, number: int, count: int, factory: bytes, seeds: Sequence[tuple[int, int]], auto_reset: bool, finite: bool
     ) -> Setup:
         """What one of `count` workers is told: its slots are every count-th, so that each group meets all workers."""
         groups, start = [], 0
@@ -157,6 +159,7 @@ class VectorPool:
             indices=indices,
             seeds={slot: (int(seeds[i][0]), int(seeds[i][1])) for slot, i in indices.items()},
             auto_reset=auto_reset,
+            finite=finite,
         )
 
     def _begin(self) -> None:

@@ -45,7 +45,8 @@ class _Slot:
         self.env, self.slot, self.worker, self.memory = env, slot, setup.worker, memory
         self.seed, self.index, self.auto_reset = setup.seeds[slot], setup.indices[slot], setup.auto_reset
         self.discrete = spec.action_shape == ()
-        self.floats = spec.obs_dtype == "float32"
+        self.finite = setup.finite
+        self.floats = self.finite and spec.obs_dtype == "float32"
         self.obs, self.next_obs = memory.obs[slot, ...], memory.next_obs[slot, ...]
         self.action = memory.action[slot, ...]
         self.lost = bool(memory.lost[slot])  # the episode vanished with the worker that this one replaces
@@ -96,13 +97,13 @@ class _Slot:
         self.terminated[slot] = terminated
         self.truncated[slot] = truncated
         self.steps[slot] += 1
-        if not math.isfinite(self.reward[slot]):
-            raise self.failure(f"its reward is {reward} (episode {self.memory.episode[slot]})")
+        if self.finite and not math.isfinite(self.reward[slot]):
+            raise self.failure(f"its reward is not finite: {reward} (episode {self.memory.episode[slot]})")
         self.check(row)
         return bool(terminated or truncated)
 
     def check(self, row: np.ndarray) -> None:
-        """Raise unless every number of an observation is finite."""
+        """Raise unless every number of an observation is finite, or need not be."""
         # The squared norm is the cheapest look at every number; where it overflows, each is looked at.
         if self.floats and not math.isfinite(np.vdot(row, row)) and not np.isfinite(row).all():
             raise self.failure(f"its observation is not finite (episode {self.memory.episode[self.slot]})")

@@ -28,13 +28,18 @@ def load_curve(run: Run, notices: list[str]) -> Curve:
     workers = run.episodes(notices)
     if not workers:
         return Curve(np.empty(0, np.int64), np.empty(0))
-    algo = run.args["algo"]
-    if algo in registered_rl and registered_rl[algo][1] is AlgoType.EVOLUTION_STRATEGIES:
+    if is_evolution(run):
         return _best_members(workers)
     returns, lengths, times = (np.concatenate(columns) for columns in zip(*workers))
     order = np.argsort(times, kind="stable")
     ends = np.cumsum(lengths[order])
     return Curve((ends - lengths[order]).astype(np.int64), returns[order])
+
+
+def is_evolution(run: Run) -> bool:
+    """Whether a population played, one member in each environment."""
+    algo = run.args["algo"]
+    return algo in registered_rl and registered_rl[algo][1] is AlgoType.EVOLUTION_STRATEGIES
 
 
 def _best_members(workers: Sequence[Episodes]) -> Curve:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LEAST_SPAN = 1e-2  # of y, as a share of its values
 MOST_MARKERS = 10  # of a line
 INK, GRID = "#1b1f24", "#d8dce1"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4c9a")
@@ -164,8 +165,12 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.grid(axis="y")
     axes.set_axisbelow(True)
     axes.margins(x=0.015)
-    if panel.ylim is not None:
-        axes.set_ylim(*panel.ylim)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    low, high = panel.ylim or axes.get_ylim()
+    least = LEAST_SPAN * max(abs(low), abs(high), 1.0)  # a constant is a line, not the noise of its rounding
+    if high - low < least:
+        low, high = (low + high - least) / 2, (low + high + least) / 2
+    axes.set_ylim(low, high)
     if panel.compact:
         from matplotlib.ticker import EngFormatter
 

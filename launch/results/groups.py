@@ -32,6 +32,7 @@ class Group:
         settings: All flags that matter.
         runs: They.
         label: What tells the group from the others of its task.
+        distinct: The settings that its label names, learner and representation aside.
         style: Number of its colour and dashes; groups of one label have the same.
     """
 
@@ -41,6 +42,7 @@ class Group:
     settings: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
     label: str = ""
+    distinct: list[str] = field(default_factory=list)
     style: int = 0
 
     @property
@@ -103,7 +105,7 @@ def _label(groups: Sequence[Group]) -> None:
     for same in _split(groups, lambda g: (g.task, g.algo, g.srl_model)):
         told_apart.setdefault((same[0].algo, same[0].srl_model), set()).update(differing(same))
     for group in groups:
-        names = sorted(told_apart[group.algo, group.srl_model])
+        group.distinct = names = sorted(told_apart[group.algo, group.srl_model])
         words = [group.algo, *([group.srl_model] if several_models else [])]
         words += [f"{name}={as_text(group.settings.get(name))}" for name in names]
         group.label = ", ".join(words)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from launch.results.episodes import load_curve, over_episodes, over_timesteps
+from launch.results.episodes import is_evolution, load_curve, over_episodes, over_timesteps
 from launch.results.figures import Panel, Series
 from launch.results.read import EVALUATION, TRAINING, Collection, Curve, Run, read_runs
 from launch.results.statistics import band
@@ -52,7 +52,8 @@ def draw_run(collection: Collection, window: int, timesteps: bool = False) -> tu
         of_runs = {label: [over(curves[run.number], window) for run in runs] for label, runs in groups.items()}
         series = _all_series(of_runs)
         if series:
-            panels.append(Panel("Training", xlabel, f"Return, mean of {window}", series))
+            title = "Training, best of the population" if is_evolution(collection.runs[0]) else "Training"
+            panels.append(Panel(title, xlabel, f"Return, mean of {window}", series))
     if not panels:  # with many runs no episodes are recorded, but their running means are
         recorded = {label: [run.curves.get(TRAINING) for run in runs] for label, runs in groups.items()}
         series = _all_series(recorded)

@@ -101,7 +101,7 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str, str]], no
     if notices:
         more = [f"{len(notices) - MOST_NOTICES} more"] if len(notices) > MOST_NOTICES else []
         items = "".join(f"<li>{escape(notice)}</li>" for notice in [*notices[:MOST_NOTICES], *more])
-        told = f'<div class="notices"><strong>Not all of it is here</strong><ul>{items}</ul></div>'
+        told = f'<div class="notices"><strong>Notes on these runs</strong><ul>{items}</ul></div>'
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'

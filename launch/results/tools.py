@@ -45,7 +45,7 @@ def add_picture_flags(parser: FlagParser) -> None:
 def add_limit_flags(parser: FlagParser) -> None:
     """Declare the axes of the original's curve tools."""
     add = parser.add_argument
-    add("--y-lim", type=float, nargs="+", default=[-1.0, -1.0], metavar="Y", help="Limits of y; equal ones: automatic.")
+    add("--y-lim", type=float, nargs="+", default=(-1.0, -1.0), metavar="Y", help="Limits of y; equal ones: automatic.")
     add("--timesteps", action="store_true", help="x is environment steps instead of episodes.")
 
 

@@ -77,7 +77,7 @@ def add_algorithm_flags(parser: FlagParser, algo: str) -> list[str]:
     return [name for name in parser.names if name not in common]
 
 
-def explain_unknown(error: UnknownFlag, algo: str, value: str | None) -> UsageError:
+def explain_unknown(error: UnknownFlag, algo: str, value: str | None = None) -> UsageError:
     """Return a better error where the unknown flag is one of other algorithms, else the same one.
 
     Args:

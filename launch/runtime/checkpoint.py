@@ -134,13 +134,11 @@ class Checkpointer:
 
 
 def _write(path: Path, arrays: list[np.ndarray]) -> None:
-    import orbax.checkpoint as ocp  # 0.5 s: only a run that saves pays for it
-
     # orbax refuses arrays without elements and trees without leaves; their descriptions alone bring them back.
     item = {str(number): array for number, array in enumerate(arrays) if array.size} or {"none": np.zeros(1)}
     path.parent.mkdir(exist_ok=True)
     with _quiet():
-        ocp.PyTreeCheckpointer().save(path, item)
+        _orbax().save(path, item)
 
 
 def _read(path: Path, template: Any) -> tuple[Any, dict[str, Any]]:
@@ -159,6 +157,16 @@ def _read(path: Path, template: Any) -> tuple[Any, dict[str, Any]]:
     return jax.tree.unflatten(jax.tree.structure(template), values), record["metadata"]
 
 
+def _orbax() -> Any:
+    """Orbax's checkpointer, for this process alone: by default it would wait for all processes of a run."""
+    import orbax.checkpoint as ocp  # 0.5 s: only a run that saves pays for it
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _load(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
@@ -166,7 +174,7 @@ def _load(path: Path, names: list[str]) -> dict[str, np.ndarray]:
         return {}
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
     with _quiet():
-        return ocp.PyTreeCheckpointer().restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        return _orbax().restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def _seal(path: Path, record: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ class UsageError(ValueError):
     """The command line cannot be carried out; the message is one line that names the nearest valid choice."""
 
 
-class RunFailed(Exception):
-    """A run cannot go on, through no defect of the program; the message is one line."""
+class RunError(RuntimeError):
+    """A run that was under way cannot go on; the message is one line. What it has saved stays usable."""
 
 
 class HelpRequested(Exception):
@@ -80,7 +80,7 @@ def _print_to_reader(text: str) -> None:
 
 def _exit_code(error: Exception, started: bool) -> int | None:
     """Return the exit code of an expected failure, None for a defect of the program."""
-    if isinstance(error, RunFailed):
+    if isinstance(error, RunError):
         return 3
     if isinstance(error, OSError):
         return 3 if started else 2

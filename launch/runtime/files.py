@@ -20,6 +20,11 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
+def note(text: str) -> None:
+    """Print a line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def json_safe(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the entries of `mapping` that JSON can hold, as plain Python values.
 

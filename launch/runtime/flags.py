@@ -18,6 +18,7 @@ from launch.runtime.algorithm_flags import (
     read_hyperparam,
     read_sweep,
 )
+from launch.runtime.distributed import FLAGS as DISTRIBUTED
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag, peek
 from launch.runtime.plugin import load_plugin
@@ -34,7 +35,20 @@ _DESCRIPTION = (
     "shows the options of another algorithm."
 )
 # What a resumed run may change: nothing that decides what is computed.
-_FREE_ON_RESUME = {"resume", "num_workers", "no_vis", "wandb_project", "wandb_mode", "port", "verbose"}
+_FREE_ON_RESUME = {
+    "resume",
+    "num_workers",
+    "no_vis",
+    "wandb_project",
+    "wandb_mode",
+    "tags",
+    "artifacts",
+    "video",
+    "port",
+    "verbose",
+    "on_nan",
+    *DISTRIBUTED,
+}
 _FIXED_ON_RESUME = ("num_seeds", "sweep", "hyperparam", "load_rl_model_path")
 
 
@@ -175,7 +189,31 @@ def _add_training_flags(parser: FlagParser) -> None:
         metavar="NAME:V1,V2",
         help="Train one run per combination of these values (times --num-seeds), all at once.",
     )
+    add(
+        "--runs-per-batch",
+        type=int,
+        default=0,
+        minimum=0,
+        metavar="N",
+        help="With --simulator=jax, train so many runs of a sweep at a time; 0 is as many as fit the memory.",
+    )
     add("--data-parallel", action="store_true", help="Spread the environments of a run, not the runs, over devices.")
+    add(
+        "--distributed",
+        default="off",
+        choices=("off", "auto"),
+        help="auto: this process is one of several that SLURM or Open MPI has started for one run.",
+    )
+    add("--coordinator", metavar="HOST:PORT", help="Where process 0 of several for one run is reached.")
+    add("--num-processes", type=int, minimum=1, metavar="N", help="How many processes train the run.")
+    add("--process-id", type=int, minimum=0, metavar="I", help="Which of them this is, from 0.")
+    add("--join-timeout", type=int, default=120, minimum=1, help="Seconds that processes wait for each other.")
+    add(
+        "--on-nan",
+        default="stop",
+        choices=("stop", "skip"),
+        help="Where rewards, gradients, parameters or losses are not finite: end the run, or leave the update out.",
+    )
     add("--num-workers", type=int, default=0, minimum=0, help="Simulation processes; 0 is one per processor core.")
     add("--load-rl-model-path", metavar="DIR", help="Start from the policy in this model folder.")
     add("--resume", metavar="DIR", help="Continue the run in this folder, with the flags it was begun with.")
@@ -205,6 +243,9 @@ def _add_record_flags(parser: FlagParser) -> None:
         metavar="MODE",
         help="auto is online where a key is configured, else offline.",
     )
+    add("--tags", nargs="+", metavar="TAG", help="wandb tags.")
+    add("--artifacts", action="store_true", help="Send the models to wandb at the end.")
+    add("--video", action="store_true", help="Film the policy at the end; wandb gets it, too.")
     add("--port", type=int, default=8097, minimum=0, maximum=MAX_PORT, help="Accepted for old scripts: visdom's port.")
     add("-v", "--verbose", action="store_true", help="Say more, and show where an error came from.")
     add("-h", "--help", action="store_true", help="Show this text.")

@@ -11,6 +11,7 @@ import numpy as np
 from agents.base_classes import BaseRLObject, check_action_kind
 from envs.make import EnvOptions, host_spec
 from launch.runtime.env_globals import environment_globals
+from launch.runtime.finishing import complete
 from launch.runtime.logger import RunLogger
 from launch.runtime.model import BEST, FINAL, model_folder
 from launch.runtime.run_folder import create_run_folder
@@ -54,6 +55,7 @@ def check_free(args: Namespace) -> EnvOptions:
         ValueError: A flag that only built-in drivers understand, or actions that the learner does not have.
     """
     given_flags = {"--num-seeds": args.num_seeds > 1, "--sweep": args.sweep, "--resume": args.resume}
+    given_flags["--on-nan=skip"] = args.on_nan == "skip"
     given_flags["--simulator=jax"] = args.simulator == "jax"
     refused = [flag for flag, is_given in given_flags.items() if is_given]
     if refused:
@@ -85,6 +87,7 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
         mode,
         args.wandb_project,
         episode_window=args.episode_window,
+        tags=getattr(args, "tags", ()),
     )
     logger.message(f"run folder: {folder}")
     exit_code = 1
@@ -93,6 +96,7 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
         algorithm.save(str(models / FINAL))
         mean = float(logger.recent_returns()[0])
         logger.message(f"mean return of the last {args.episode_window} training episodes: {mean:.2f}")
+        complete(folder, args, logger)
         exit_code = 0
     finally:
         logger.close(exit_code)

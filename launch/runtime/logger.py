@@ -4,8 +4,9 @@ metrics.jsonl holds one JSON object a line, always with `step` (environment step
 the start). With K > 1 runs each entry is K lines with `run` (0 ... K-1) and one line of aggregates without it:
 `<metric>/mean`, `<metric>/iqm`, `<metric>/low` and `<metric>/high`. What is not a finite number is null.
 
-K > 1 runs write their monitor files to `seed_<k>/`, at most `MAX_MONITORED_RUNS` of them: with more runs than that
-none are written (thousands of tiny files), and metrics.jsonl has it all.
+K > 1 runs write their monitor files to `seed_<k>/`, at most `MAX_MONITORED_RUNS` of them. With more runs than that
+none are written (thousands of tiny files), and metrics.jsonl has the aggregates only. `runs.npz` has every metric of
+every run in columns, see `launch.runtime.columns`; it is written with each checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from launch.runtime import files
+from launch.runtime.columns import Columns
 from launch.runtime.monitor import MonitorFiles
 from launch.runtime.progress import ProgressLine
 from launch.runtime.wandb_sink import WandbSink, check_mode
@@ -44,6 +46,7 @@ class RunLogger:
         wandb_project: wandb project.
         progress: Whether to show the progress line.
         episode_window: Episodes in the running mean of the return.
+        tags: wandb tags.
 
     Raises:
         ValueError: an unknown wandb mode.
@@ -60,13 +63,15 @@ class RunLogger:
         wandb_project: str = "srl-jax",
         progress: bool = True,
         episode_window: int = 40,
+        tags: Sequence[str] = (),
     ) -> None:
         check_mode(wandb_mode)
         self.folder = Path(folder)
         self.num_runs = num_runs
         self.best_evaluation = np.full(num_runs, -np.inf)
         self._env_id = env_id
-        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode)
+        self._columns = Columns(config.get("labels", [str(run) for run in range(num_runs)]))
+        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode, tuple(tags))
         self._wandb_state: dict[str, str] = {}
         self._wandb: WandbSink | None = None
         self._recent = [deque[float](maxlen=episode_window) for _ in range(num_runs)]
@@ -118,7 +123,8 @@ class RunLogger:
         columns = [run, rank, returns, lengths, self.elapsed() if times is None else times]
         runs, ranks, returns, lengths, times = np.broadcast_arrays(*(np.atleast_1d(column) for column in columns))
         for group in _groups(runs):
-            self._recent[runs[group[0]]].extend(returns[group].tolist())
+            known = returns[group][np.isfinite(returns[group])]  # others are in the monitor files
+            self._recent[runs[group[0]]].extend(known.tolist())
         if self._monitors:
             for group in _groups(runs, ranks):
                 monitor = self._monitors[runs[group[0]]]
@@ -136,10 +142,18 @@ class RunLogger:
         """
         returns = np.asarray(returns, np.float64)
         mean = returns.mean(axis=1)
-        improved = mean > self.best_evaluation
+        improved = np.isfinite(mean) & (mean > self.best_evaluation)
         self.best_evaluation = np.where(improved, mean, self.best_evaluation)
         self._record({"step": int(step)}, {"eval/return": mean, "eval/std": returns.std(axis=1)})
         return improved
+
+    def video(self, path: Path) -> None:
+        """Send a video to wandb."""
+        self._sink().video(path)
+
+    def artifact(self, folder: Path, kind: str) -> None:
+        """Send the files of a folder to wandb as an artifact of a kind, such as "model"."""
+        self._sink().artifact(folder, kind)
 
     def recent_returns(self) -> np.ndarray:
         """Mean return of the last `episode_window` episodes of each run, float64 [K]; NaN where none has ended."""
@@ -154,7 +168,9 @@ class RunLogger:
 
     def state(self) -> dict[str, Any]:
         """Where the record stands: a JSON object for the checkpoint's metadata."""
+        self._save_columns()
         return {
+            "columns": self._columns.lengths(),
             "t_start": self._t_start,
             "elapsed": self.elapsed(),
             "step": self._step,
@@ -177,6 +193,7 @@ class RunLogger:
             raise ValueError(f"the checkpoint has {len(state['recent'])} runs, this command makes {self.num_runs}")
         self._begin(state["t_start"], state["elapsed"], state["step"])
         files.truncate(self.folder / METRICS_FILE, state["metrics_bytes"])
+        self._columns.restore(self.folder, state["columns"])
         for monitor, lengths in zip(self._monitors, state["monitors"], strict=True):
             monitor.restore(lengths)
         for recent, returns in zip(self._recent, state["recent"], strict=True):
@@ -192,8 +209,14 @@ class RunLogger:
         """
         if self._progress:
             self._progress.close()
+        if self._columns.lengths():
+            self._save_columns()
         if self._wandb:
             self._wandb.close(exit_code)
+
+    def _save_columns(self) -> None:
+        if self.num_runs > 1:
+            self._columns.save(self.folder)
 
     def _record(self, head: dict[str, int], metrics: Mapping[str, Any]) -> None:
         values = {name: self._per_run(name, value) for name, value in sorted(metrics.items())}
@@ -201,7 +224,9 @@ class RunLogger:
         self._step = head["step"]
         seconds = {"time": round(self.elapsed(), 3)}
         lines: list[dict[str, Any]] = []
-        for run in range(self.num_runs):
+        if self.num_runs > 1:
+            self._columns.add(self._step, values)
+        for run in range(self.num_runs if self.num_runs <= MAX_MONITORED_RUNS else 0):
             which = {"run": run} if self.num_runs > 1 else {}
             lines.append({**head, **seconds, **which, **{name: _number(value[run]) for name, value in values.items()}})
         if aggregates:
@@ -209,6 +234,9 @@ class RunLogger:
         text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
         files.append(self.folder / METRICS_FILE, text.encode())
         self._sink().log(self._step, values, aggregates)
+        scores = {name: value for name, value in values.items() if name.startswith("score/")}
+        if scores and self.num_runs > 1:
+            self._sink().table("runs", self._columns.labels, scores)
         self._show()
 
     def _per_run(self, name: str, value: Any) -> np.ndarray:
@@ -222,9 +250,9 @@ class RunLogger:
     def _sink(self) -> WandbSink:
         """The wandb sink, started at the first record: only then are the ids of a resumed run known."""
         if self._wandb is None:
-            config, project, mode = self._wandb_options
+            config, project, mode, tags = self._wandb_options
             state = self._wandb_state
-            self._wandb = WandbSink(self.folder, config, project, mode, self.num_runs, self._warn, state)
+            self._wandb = WandbSink(self.folder, config, project, mode, self.num_runs, self._warn, state, tags)
         return self._wandb
 
     def _warn(self, text: str) -> None:
@@ -238,6 +266,30 @@ class RunLogger:
                 float(np.nanmean(returns)) if np.isfinite(returns).any() else None,
                 float(best.mean()) if np.isfinite(best).all() else None,
             )
+
+
+class SilentLogger:
+    """Takes what a `RunLogger` records and records nothing: for a process of several of which another one does.
+
+    Args:
+        num_runs: K.
+    """
+
+    def __init__(self, num_runs: int) -> None:
+        self._num_runs = num_runs
+
+    def _ignore(self, *args: Any, **kwargs: Any) -> None:
+        """Record nothing."""
+
+    log = episodes = evaluation = message = restore = close = _ignore
+
+    def recent_returns(self) -> np.ndarray:
+        """Not known here: NaN [K]."""
+        return np.full(self._num_runs, np.nan)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
 
 def aggregate(values: Mapping[str, np.ndarray]) -> dict[str, float]:

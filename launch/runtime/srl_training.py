@@ -15,7 +15,7 @@ import numpy as np
 
 from launch.runtime import files
 from launch.runtime.checkpoint import Checkpointer
-from launch.runtime.errors import RunFailed
+from launch.runtime.errors import RunError
 from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import RunLogger
 from launch.runtime.run_folder import ARGS_FILE, DATE_FORMAT
@@ -38,7 +38,7 @@ def train_representation(args: Namespace) -> Path:
 
     Raises:
         ValueError: the dataset or the flags are wrong; nothing was written.
-        RunFailed: every run has diverged.
+        RunError: every run has diverged.
         OSError: a file cannot be written.
     """
     data = first_frames(load_dataset(args.data_folder), args.training_set_size)
@@ -241,7 +241,7 @@ class _Training:
         """Record an epoch.
 
         Raises:
-            RunFailed: no run has a finite loss any more.
+            RunError: no run has a finite loss any more.
         """
         for name, values in result.items():
             self._history.setdefault(name, []).append([float(value) for value in values])
@@ -253,7 +253,7 @@ class _Training:
             )
         self._diverged |= bad
         if bad.all():
-            raise RunFailed(
+            raise RunError(
                 f"the loss is not a number after epoch {epoch + 1}; lower --learning-rate (it is "
                 f"{self._args.learning_rate:g}), or the weights of the losses"
             )

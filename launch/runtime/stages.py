@@ -8,6 +8,7 @@ watched or not, it begins in the same way: its reset is seeded by (seed, environ
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -309,6 +310,25 @@ class TwinScene:
     def _bare(self) -> Any:
         """State of the environment itself."""
         return self._state.env if self._stacked else self._state
+
+
+def film_scene(options: EnvOptions, seed: int) -> Scene:
+    """One environment to be filmed without a window, in the simulator that `options` names.
+
+    A twin without a renderer is filmed as its original, which has the same observations and actions.
+
+    Raises:
+        ValueError: It cannot be rendered.
+    """
+    if options.on_device:
+        try:
+            return TwinScene(options, seed, render=True, plot=False)
+        except ValueError:
+            if options.env.startswith(BRAX_PREFIX):
+                raise
+            options = dataclasses.replace(options, simulator="pybullet")
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame complains that there is no display
+    return HostScene(dataclasses.replace(options, render_mode="rgb_array", renderer="tiny"), seed, plot=False)
 
 
 def _picture_twin(options: EnvOptions) -> Any:

@@ -12,15 +12,19 @@ import jax
 import numpy as np
 
 from agents.base_classes import JaxAlgorithm, check_action_kind
-from agents.common.memory import available_memory
+from agents.common.finite import BROKEN, quantities, watched
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_factory, host_spec
 from envs.types import Spec
+from launch.runtime.batches import check_fits, fitting_driver, split
 from launch.runtime.checkpoint import Checkpointer
-from launch.runtime.drivers.common import Driver
+from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
+from launch.runtime.drivers.common import Chunk, Driver
 from launch.runtime.env_globals import environment_globals
+from launch.runtime.errors import RunError
+from launch.runtime.finishing import complete
 from launch.runtime.interrupt import Interrupt
-from launch.runtime.logger import RunLogger
+from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, SilentLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder, save_model
 from launch.runtime.policy import model_info, only, read_policies
 from launch.runtime.run_folder import create_run_folder
@@ -31,6 +35,7 @@ EVALUATION_SEED = 1_000_003  # during training always the same episodes, so that
 FINAL_EVALUATION_SEED = 2_000_003  # the reported score comes from episodes that chose nothing
 LINES_PER_RUN = 200  # about as many lines of metrics a run gets
 MAX_BLOCK = 64  # iterations
+MOST_TOLD = 5  # runs that a message names
 
 
 def build_driver(
@@ -41,8 +46,11 @@ def build_driver(
     num_timesteps: int,
     num_workers: int = 0,
     data_parallel: bool = False,
+    on_nan: str = "stop",
 ) -> Driver:
     """Build environments, agent and the driver that joins them; nothing is allocated yet.
+
+    The agent is `watched`: its metrics hold `BROKEN`.
 
     Raises:
         ValueError: The environment or the algorithm refuses the options.
@@ -56,7 +64,7 @@ def build_driver(
 
     def agent_for(spec: Spec) -> tuple[Agent, int]:
         check_action_kind(algorithm.name, spec)
-        agent = type(algorithm).make(spec, config)
+        agent = watched(type(algorithm).make(spec, config), skip=on_nan == "skip")
         per_iteration = agent.traits.rollout_length * agent.traits.num_envs
         return agent, max(1, -(-num_timesteps // per_iteration))
 
@@ -78,7 +86,15 @@ def build_driver(
 
     def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> Any:
         workers = num_workers or None
-        pool = VectorPool(factory, seeds, groups=groups, num_workers=workers, auto_reset=auto_reset, timeout=timeout)
+        pool = VectorPool(
+            factory,
+            seeds,
+            groups=groups,
+            num_workers=workers,
+            auto_reset=auto_reset,
+            finite=on_nan == "stop",
+            timeout=timeout,
+        )
         return observed(pool, options, encoding, auto_reset)
 
     return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations)
@@ -106,9 +122,13 @@ def train(
     Raises:
         ValueError: The options are invalid; nothing has been written.
     """
-    options, config, runs, driver = prepare(algorithm, args, env_kwargs, hyperparam)
+    options, config, runs, driver = prepared = prepare(algorithm, args, env_kwargs, hyperparam)
     try:
-        return _Training(algorithm, args, options, config, runs, driver, callback).run()
+        if driver.num_runs < len(runs):
+            from launch.runtime.batched_training import train_batches  # here because few need it
+
+            return train_batches(algorithm, args, prepared, callback)
+        return Training(algorithm, args, options, config, runs, driver, callback).run()
     finally:
         driver.close()
 
@@ -120,7 +140,7 @@ class Prepared(NamedTuple):
         options: What the environment is.
         config: Static options of the algorithm.
         runs: The K runs.
-        driver: To be closed.
+        driver: To be closed; of fewer runs where not all fit the memory at once, see `launch.runtime.batches`.
     """
 
     options: EnvOptions
@@ -134,8 +154,12 @@ def prepare(
     args: Namespace,
     env_kwargs: EnvOptions | None = None,
     hyperparam: dict[str, Any] | None = None,
+    exact: bool = True,
 ) -> Prepared:
-    """Build what a training needs; see `train` for the arguments.
+    """Build what a training needs; see `train` for the other arguments.
+
+    Args:
+        exact: Whether to compile the program of several runs at once, to know exactly what memory they need.
 
     Raises:
         ValueError: The options are invalid, or there is too little memory.
@@ -143,7 +167,17 @@ def prepare(
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
     runs = plan(hyper, args.sweep or {}, args.seed, args.num_seeds)
-    driver = build_driver(algorithm, options, config, runs, args.num_timesteps, args.num_workers, args.data_parallel)
+    for run in range(len(runs)) if args.sweep else ():
+        algorithm.check(config, {name: float(values[run]) for name, values in runs.hyper.items()})
+
+    def build(size: int) -> Any:
+        first, _ = split(runs, size)[0]
+        steps, workers = args.num_timesteps, args.num_workers
+        return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel, args.on_nan)
+
+    if options.on_device and len(runs) > 1 and not args.data_parallel:
+        return Prepared(options, config, runs, fitting_driver(build, len(runs), args.runs_per_batch, exact))
+    driver = build(len(runs))
     try:
         check_memory(driver, len(runs))
     except ValueError:
@@ -158,15 +192,15 @@ def check_memory(driver: Driver, num_runs: int) -> None:
     Raises:
         ValueError: They would not.
     """
-    needed, available = driver.memory(), available_memory()
-    if needed > available:
-        raise ValueError(
-            f"{num_runs} run{'s' * (num_runs > 1)} would need {needed / 2**30:,.1f} GiB, there are "
-            f"{available / 2**30:,.1f} GiB: take fewer runs, environments or steps to remember, or smaller pictures"
-        )
+    check_fits(driver.memory(), num_runs)
 
 
-class _Training:
+def needed_memory(driver: Driver) -> int:
+    """Bytes that a chunk needs: from the compiler where it is a program, which is compiled now and not again."""
+    return driver.exact_memory() if hasattr(driver, "exact_memory") else driver.memory()
+
+
+class Training:
     """One call of `train`: the loop and what it keeps between blocks.
 
     A block is the unit of logging: a fixed number of iterations, so that what is logged does not depend on how fast
@@ -185,9 +219,11 @@ class _Training:
     ) -> None:
         self.algorithm, self.args, self.options, self.config = algorithm, args, options, config
         self.runs, self.driver, self.callback = runs, driver, callback
+        self.first = is_first()  # of several processes: the one that writes
         self.iteration = 0
         self.steps = np.zeros(len(runs), np.int64)
         self.episodes = np.zeros(len(runs), np.int64)
+        self.skipped = np.zeros(len(runs), np.int64)  # updates left out because a number was not finite
         self.best_score = np.full(len(runs), -np.inf)
         self.best: Any = None
         self.info = model_info(algorithm.name, config, runs, options, driver.spec)
@@ -201,21 +237,12 @@ class _Training:
         """Train, evaluate, save; see `train`."""
         args = self.args
         policies = self._start_policies()
-        self.folder = Path(args.resume) if args.resume else self._create_folder()
+        self.folder = Path(args.resume or first_text(str(self._create_folder()) if self.first else ""))
         self.models = model_folder(self.folder, self.algorithm.name)
         self.checkpoints = Checkpointer(self.folder)
-        self.logger = RunLogger(
-            self.folder,
-            {**vars(args), "labels": self.runs.labels},
-            args.env,
-            len(self.runs),
-            wandb_mode="disabled" if args.no_vis else args.wandb_mode,
-            wandb_project=args.wandb_project,
-            total_steps=args.num_timesteps,
-            episode_window=args.episode_window,
-        )
+        self.logger = self._make_logger() if self.first else SilentLogger(len(self.runs))
         self.logger.message(f"run folder: {self.folder}")
-        self.logger.message(f"memory: {self.driver.memory() / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
+        self.logger.message(f"memory: {needed_memory(self.driver) / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
         exit_code = 1
         try:
             if args.resume:
@@ -225,15 +252,31 @@ class _Training:
             args.run_folder = self.folder  # from here on a failure is one of the run, not of the command line
             self._loop()
             score = self._finish()
+            if isinstance(self.logger, RunLogger):
+                complete(self.folder, args, self.logger)
             exit_code = 0
             return score
         finally:
             self.logger.close(exit_code)
 
+    def _make_logger(self) -> RunLogger:
+        args = self.args
+        return RunLogger(
+            self.folder,
+            {**vars(args), "labels": self.runs.labels},
+            args.env,
+            len(self.runs),
+            wandb_mode="disabled" if args.no_vis else args.wandb_mode,
+            wandb_project=args.wandb_project,
+            total_steps=args.num_timesteps,
+            episode_window=args.episode_window,
+            tags=getattr(args, "tags", ()),
+        )
+
     def _create_folder(self) -> Path:
         """Make the run folder with its record of flags and environment constants."""
         args = self.args
-        given = {name: value for name, value in vars(args).items() if name != "run_folder"}
+        given = {name: value for name, value in vars(args).items() if name not in ("run_folder", *FLAGS)}
         constants = environment_globals(self.options)
         return create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, constants)
 
@@ -252,10 +295,11 @@ class _Training:
                 if spent >= next_eval or spent >= self.args.num_timesteps:
                     self._evaluate()
                     next_eval = self._next(self.eval_every)
-                if spent >= next_checkpoint or interrupt.requested:
+                interrupted = any_process(interrupt.requested)
+                if spent >= next_checkpoint or interrupted:
                     self._checkpoint()
                     next_checkpoint = self._next(self.checkpoint_every)
-                if interrupt.requested:
+                if interrupted:
                     raise KeyboardInterrupt
                 if self.callback is not None and self.callback(locals(), globals()) is False:
                     break
@@ -265,27 +309,78 @@ class _Training:
         return (int(self.steps.min()) // every + 1) * every
 
     def _play_block(self) -> None:
-        """Play one block and log the mean of each metric over it."""
+        """Play one block and log the mean of each metric over it, skipped updates left out."""
         sums: dict[str, np.ndarray] = {}
-        played = 0
+        played, learned = 0, np.zeros(len(self.runs))
         while played < self.block and self.steps.min() < self.args.num_timesteps:
-            chunk = self.driver.run(self.block - played)
-            played += len(chunk.steps)
+            chunk = self._advance(self.block - played, self.iteration + played)
+            good = chunk.metrics[BROKEN] == 0
+            if not good.all():
+                self._tell_broken(chunk, self.iteration + played)
+            played, learned = played + len(chunk.steps), learned + good.sum(axis=0)
             self.steps += chunk.steps.sum(axis=0)
             self.episodes += np.bincount(chunk.episodes.run, minlength=len(self.runs))
             self.logger.episodes(*chunk.episodes)
             for name, values in chunk.metrics.items():
-                sums[name] = sums.get(name, 0.0) + values.astype(np.float64).sum(axis=0)
+                if name != BROKEN:
+                    sums[name] = sums.get(name, 0.0) + np.where(good, values, 0.0).sum(axis=0, dtype=np.float64)
         self.iteration += played
-        metrics = {f"train/{name}": total / played for name, total in sums.items()}
+        with np.errstate(invalid="ignore"):  # 0 / 0 where every update was skipped
+            metrics = {f"train/{name}": total / learned for name, total in sums.items()}
         metrics["train/return"] = self.logger.recent_returns()
+        if self.args.on_nan == "skip":
+            metrics["train/skipped_updates"] = self.skipped.astype(np.float64)
         self.logger.log(self.iteration, int(self.steps.min()), metrics)
+
+    def _advance(self, count: int, start: int) -> Chunk:
+        """At most `count` iterations of the driver, from iteration `start`.
+
+        Raises:
+            RunError: A simulator failed.
+        """
+        try:
+            return self.driver.run(count)
+        except RuntimeError as error:
+            from envs.host.vector import WorkerError  # here because device runs need no Gymnasium
+
+            if not isinstance(error, WorkerError):
+                raise
+            advice = "; --on-nan=skip leaves such updates out" if "finite" in str(error) else ""
+            raise RunError(f"{error}, at iteration {start}; {self._kept()}{advice}") from error
+
+    def _kept(self) -> str:
+        """From where a run that ends early can go on."""
+        saved = self.checkpoints.iterations()
+        if not saved:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is of iteration {saved[-1]}: --resume {self.folder}"
+
+    def _tell_broken(self, chunk: Chunk, start: int) -> None:
+        """Say which runs met a number that is not finite, in a chunk that began with iteration `start`, and count.
+
+        Raises:
+            RunError: Such a run is to stop. The newest checkpoint is from before.
+        """
+        broken, names = chunk.metrics[BROKEN], quantities(chunk.metrics)
+        said = []
+        for run in np.flatnonzero(broken.any(axis=0)):
+            at = int(np.flatnonzero(broken[:, run])[0])
+            if not self.skipped[run]:
+                quantity = names[int(broken[at, run]) - 1]
+                said.append(f"{self.runs.labels[run]}: {quantity} not finite at iteration {start + at}")
+        self.skipped += (broken > 0).sum(axis=0)
+        more = f" and {len(said) - MOST_TOLD} more runs" if len(said) > MOST_TOLD else ""
+        text = "; ".join(said[:MOST_TOLD]) + more
+        if self.args.on_nan == "stop":
+            raise RunError(f"{text}; {self._kept()}; --on-nan=skip leaves such updates out")
+        if said:
+            self.logger.message(f"warning: {text}: such updates are left out")
 
     def _evaluate(self) -> None:
         """Judge the policies and keep the best."""
         score = self._judge()
         enough = self.episodes >= self.args.min_episodes_save
-        better = enough & (score > self.best_score)
+        better = enough & np.isfinite(score) & (score > self.best_score)
         if better.any():
             acting = jax.tree.map(np.asarray, self.driver.acting())
             self.best = acting if self.best is None else jax.tree.map(partial(_where, better), acting, self.best)
@@ -305,17 +400,21 @@ class _Training:
         return returns.mean(axis=1)
 
     def _save_model(self, name: str, acting: Any, score: np.ndarray) -> None:
-        save_model(self.models, name, acting, self.info | {"steps": self.steps.tolist(), "score": score.tolist()})
+        if self.first:
+            save_model(self.models, name, acting, self.info | {"steps": self.steps.tolist(), "score": score.tolist()})
 
     def _checkpoint(self) -> None:
         """Write everything a resumed run needs."""
         metadata = {
             "steps": self.steps.tolist(),
             "episodes": self.episodes.tolist(),
+            "skipped": self.skipped.tolist(),
             "best_score": [None if score == -np.inf else float(score) for score in self.best_score],
             "logger": self.logger.state(),
         }
-        self.checkpoints.save(self.iteration, {"driver": self.driver.checkpoint(), "best": self._best_tree()}, metadata)
+        tree = {"driver": self.driver.checkpoint(), "best": self._best_tree()}  # all processes gather it
+        if self.first:
+            self.checkpoints.save(self.iteration, tree, metadata)
 
     def _best_tree(self) -> Any:
         return self.best if self.best is not None else jax.tree.map(np.asarray, self.driver.acting())
@@ -328,6 +427,7 @@ class _Training:
         self.iteration = int(tree["driver"]["iteration"])
         self.steps = np.asarray(metadata["steps"], np.int64)
         self.episodes = np.asarray(metadata["episodes"], np.int64)
+        self.skipped = np.asarray(metadata["skipped"], np.int64)
         self.best_score = np.asarray([-np.inf if s is None else s for s in metadata["best_score"]])
         self.best = tree["best"] if np.isfinite(self.best_score).any() else None
         self.logger.restore(metadata["logger"])
@@ -355,11 +455,23 @@ class _Training:
             scores[name] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=other)
             self._save_model(name, other, scores[name].mean(axis=1))
         means = {name: returns.mean(axis=1) for name, returns in scores.items()}
-        self.logger.log(self.iteration, int(self.steps.min()), {f"score/{name}": mean for name, mean in means.items()})
+        used = scores["final" if self.best is None else "best"]
+        metrics = {f"score/{name}": mean for name, mean in means.items()} | {"score/std": used.std(axis=1)}
+        self.logger.log(self.iteration, int(self.steps.min()), metrics)
+        self._tell_scores(scores, count)
+        return means
+
+    def _tell_scores(self, scores: dict[str, np.ndarray], count: int) -> None:
+        """Say how each run ended, or all of them where they are many."""
+        if len(self.runs) > MAX_MONITORED_RUNS:
+            for name, returns in scores.items():
+                found = aggregate({"": returns.mean(axis=1)})
+                said = ", ".join(f"{key} {found['/' + key]:.2f}" for key in ("mean", "iqm", "low", "high"))
+                self.logger.message(f"{name} of {len(self.runs)} runs, {count} evaluation episodes each: {said}")
+            return
         for run, label in enumerate(self.runs.labels):
             said = ", ".join(f"{name} {r[run].mean():.2f} ± {r[run].std():.2f}" for name, r in scores.items())
             self.logger.message(f"{label}: mean return of {count} evaluation episodes: {said}")
-        return means
 
     def _training_scores(self) -> dict[str, np.ndarray]:
         """Mean return [K] of the last training episodes, and the best that it was: a robot is not evaluated."""

@@ -12,6 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from agents.registry import ActionType, registered_rl
+from launch.runtime.distributed import check_flags
 from launch.runtime.errors import UsageError, nearest
 
 MAX_PORT = 65534
@@ -40,6 +41,7 @@ def check_arguments(args: Namespace) -> None:
         check_robot(args.real_robot, args.simulator)
     if args.data_parallel and args.simulator != "jax":
         raise UsageError("--data-parallel needs --simulator=jax: worker processes are not on a device")
+    check_flags(args)
     _check_environment(args.env, args.simulator)
     _check_actions(args)
     _check_environment_flags(args)

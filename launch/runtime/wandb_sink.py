@@ -7,7 +7,7 @@ metric, and, for at most `MAX_SEED_RUNS` of them, one wandb run per seed. wandb'
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class WandbSink:
         num_runs: K.
         warn: Called with a line of text.
         state: What `state` returned before a checkpoint: the same wandb runs are continued.
+        tags: wandb tags of every run.
 
     Raises:
         ValueError: an unknown mode.
@@ -49,8 +50,11 @@ class WandbSink:
         num_runs: int,
         warn: Callable[[str], None],
         state: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
     ) -> None:
         check_mode(mode)
+        self._tags = list(tags)
+        self._name, self._step = folder.name, 0
         self._warn = warn
         self._runs: dict[str, Any] = {}
         self._live = mode != DISABLED
@@ -65,6 +69,8 @@ class WandbSink:
             aggregates: name -> value over the K runs; used when K > 1.
         """
 
+        self._step = step
+
         def send() -> None:
             for name, run in self._runs.items():
                 if name == "aggregate":
@@ -73,6 +79,47 @@ class WandbSink:
                     run.log({key: float(value[int(name)]) for key, value in values.items()}, step=step)
 
         self._guard(send)
+
+    def video(self, path: Path) -> None:
+        """Show a video beside the last row of the first wandb run."""
+
+        def send() -> None:
+            import wandb
+
+            film = wandb.Video(str(path), format="gif" if path.suffix == ".gif" else "mp4")
+            next(iter(self._runs.values())).log({"video": film}, step=self._step)
+
+        self._guard(send)
+
+    def artifact(self, folder: Path, kind: str) -> None:
+        """Keep the files of a folder as an artifact of the first wandb run, named after the run folder."""
+
+        def send() -> None:
+            import wandb
+
+            artifact = wandb.Artifact(f"{self._name}-{folder.name}", type=kind)
+            artifact.add_dir(str(folder))
+            next(iter(self._runs.values())).log_artifact(artifact)
+
+        self._guard(send)
+
+    def table(self, name: str, labels: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
+        """Send a table of all K runs to the aggregate run.
+
+        Args:
+            name: Of the table.
+            labels: Of the runs.
+            values: Column -> [K].
+        """
+
+        def send() -> None:
+            import wandb
+
+            rows = [list(row) for row in zip(labels, *(value.tolist() for value in values.values()), strict=True)]
+            self._runs["aggregate"].log({name: wandb.Table(columns=["run", *values], data=rows)})
+
+        if "aggregate" in self._runs:
+            self._guard(send)
 
     def state(self) -> dict[str, str]:
         """wandb's id of each run: a JSON object, for a checkpoint."""
@@ -119,6 +166,7 @@ class WandbSink:
                 "name": folder.name if num_runs == 1 else f"{folder.name}-{_label(name)}",
                 "group": folder.name if num_runs > 1 else None,
                 "job_type": None if num_runs == 1 else _label(name).split("_")[0],
+                "tags": self._tags or None,
                 "reinit": "create_new",
             }
             if name in ids:

@@ -25,6 +25,7 @@ from launch.runtime.drivers.common import (
     run_keys,
     tree_bytes,
 )
+from launch.runtime.trees import is_key, to_host
 
 EPISODE_RECORD_BYTES = 64 * 2**20  # a chunk's record of episode ends stays below this
 
@@ -93,6 +94,7 @@ class DeviceDriver:
         self._chunk = jax.jit(play, donate_argnums=0, out_shardings=(self._run_sharding, self._sharding))
         self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)), out_shardings=self._run_sharding)
         self._evaluators: dict[tuple[int, bool], Any] = {}
+        self._compiled: Any = None  # the chunk, where it was compiled before its first use
         self._run: Run | None = None
 
     def begin(self, hyper: Any, seeds: np.ndarray) -> None:
@@ -115,7 +117,8 @@ class DeviceDriver:
     def run(self, count: int) -> Chunk:
         """Play and learn for at most `count` iterations; see Driver.run."""
         count = min(count, self.max_chunk)
-        run, reports = self._chunk(
+        play = self._compiled or self._chunk
+        run, reports = play(
             self.state, self._keys, self.hyper, np.int32(self.iteration), np.int32(count), self._progress_per_iteration
         )
         self._run = run
@@ -151,7 +154,7 @@ class DeviceDriver:
 
     def checkpoint(self) -> Any:
         """All that a run consists of, so that a resumed run is bit-equal to an uninterrupted one."""
-        return {"run": self.state, "iteration": np.int64(self.iteration)}
+        return {"run": self._local(self.state), "iteration": np.int64(self.iteration)}
 
     def restore(self, tree: Any) -> None:
         """Continue from a checkpoint."""
@@ -166,6 +169,25 @@ class DeviceDriver:
         traits = self.agent.traits
         record = 9 * self.max_chunk * traits.rollout_length * traits.num_envs
         return tree_bytes(run) + self.num_runs * (tree_bytes(batch) + record)
+
+    def exact_memory(self) -> int:
+        """Bytes that a chunk needs, from the compiler; compiles it, with nothing allocated yet.
+
+        Counted are the runs, what the program works with, and its report, on all devices of this process together.
+        """
+        if self._compiled is None:
+            shapes = jax.eval_shape(self._init, self._keys, self.hyper)
+
+            def placed(shape: Any, sharding: NamedSharding) -> Any:
+                return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shape)
+
+            run = Run(*map(placed, shapes, self._run_sharding))
+            start, count = np.int32(0), np.int32(1)
+            lowered = self._chunk.lower(run, self._keys, self.hyper, start, count, self._progress_per_iteration)
+            self._compiled = lowered.compile()
+        sizes = self._compiled.memory_analysis()
+        used = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        return len(self._sharding.addressable_devices) * (used + sizes.temp_size_in_bytes)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -190,6 +212,13 @@ class DeviceDriver:
             self._sharding = spread = NamedSharding(Mesh(np.asarray(devices), ("run",)), PartitionSpec("run"))
         self._run_sharding = Run(*cast(Any, (self._sharding, *[spread] * (len(Run._fields) - 1))))
         self._keys, self.hyper = _place((self._keys, self.hyper), self._sharding)
+
+    def _local(self, run: Run) -> Run:
+        """The runs as arrays that lie wholly in this process, gathered from all where they are spread over several."""
+        if self._sharding.is_fully_addressable:
+            return run
+        gathered = jax.jit(lambda x: x, out_shardings=self._sharding)(run)
+        return jax.tree.map(lambda x: x.addressable_data(0), gathered)
 
     def _env_keys(self, key: jax.Array) -> jax.Array:
         """Each environment's own key [N]."""
@@ -246,7 +275,9 @@ class DeviceDriver:
             keep = ~done
             alive = alive & keep if traits.fresh_episodes else alive
             memory = self._player.forget(memory, done)
-            return (env, result.obs, returns * keep, lengths * keep, memory, alive), (row, record)
+            # Not a product: a return that is not a number would outlive its episode.
+            returns = jnp.where(keep, returns, 0.0)
+            return (env, result.obs, returns, lengths * keep, memory, alive), (row, record)
 
         carry = (*run[1:], jnp.ones(traits.num_envs, bool))
         keys = jax.random.split(key, traits.rollout_length)
@@ -279,7 +310,16 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
     """Put a tree where it belongs; over several processes, each of which has the whole tree, by a program of all."""
     if sharding.is_fully_addressable:
         return jax.device_put(tree, sharding)
-    return jax.jit(lambda x: x, out_shardings=sharding)(tree)
+
+    def spread(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=sharding)(leaf)
+        restored = (
+            partial(jax.random.wrap_key_data, impl=str(jax.random.key_impl(leaf))) if is_key(leaf) else jnp.asarray
+        )
+        return jax.jit(restored, out_shardings=sharding)(to_host(leaf))  # from the host: committed to no device
+
+    return jax.tree.map(spread, tree)
 
 
 def _episodes(reports: Report) -> Episodes:

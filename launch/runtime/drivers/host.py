@@ -339,17 +339,22 @@ class HostDriver:
         """Steps of each run [K] and the episodes that ended within the first `played` rows of the buffers."""
         buffers = self._buffers
         assert buffers is not None
+        for left in (buffers.reward, *((buffers.obs, buffers.next_obs) if self.agent.traits.keep_obs else ())):
+            left[:, played:] = 0  # of the rollout before, whose numbers need not have been finite
         done = (buffers.terminated | buffers.truncated)[:, :played]
-        total = np.cumsum(buffers.reward[:, :played], axis=1, dtype=np.float64)
+        reward = buffers.reward[:, :played].astype(np.float64)
         step, rank, run = np.nonzero(done.transpose(1, 2, 0))
-        returns, lengths = total[run, step, rank], step + 1
-        for i, who in enumerate(zip(run, rank, strict=True)):
-            so_far = returns[i], lengths[i]
-            returns[i] += self._returns[who]
-            lengths[i] += self._lengths[who]
-            self._returns[who], self._lengths[who] = -so_far[0], -so_far[1]
-        self._returns += total[:, -1]
-        self._lengths += played
+        returns, lengths = np.zeros(len(step)), np.zeros(len(step), np.int64)
+        begin = np.zeros(self._lengths.shape, np.int64)  # row of the first step of the episode under way
+        for i, (k, n) in enumerate(zip(run, rank, strict=True)):
+            first, begin[k, n] = begin[k, n], step[i] + 1
+            returns[i] = self._returns[k, n] + reward[k, first : begin[k, n], n].sum()
+            lengths[i] = self._lengths[k, n] + begin[k, n] - first
+            self._returns[k, n] = self._lengths[k, n] = 0
+        # Not a difference of sums: a return that is not a number would outlive its episode.
+        under_way = np.arange(played)[:, None] >= begin[:, None]
+        self._returns += np.where(under_way, reward, 0.0).sum(axis=1)
+        self._lengths += played - begin
         steps = np.full((self.num_runs, self.agent.traits.num_envs), played)
         if self.agent.traits.fresh_episodes:  # each ends once, for good
             steps[run, rank] = step + 1

@@ -68,7 +68,7 @@ def _needed(words: Sequence[str]) -> int | None:
     if not isinstance(algorithm, JaxAlgorithm):
         check_free(args)
         return None
-    driver = prepare(algorithm, args).driver
+    driver = prepare(algorithm, args, exact=False).driver
     try:
         return driver.memory()
     finally:

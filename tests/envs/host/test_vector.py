@@ -185,7 +185,7 @@ def test_environment_that_cannot_be_made() -> None:
         VectorPool(lambda: CountingEnv(), seeds(1))
 
 
-@pytest.mark.parametrize(("action", "what"), [(1, "observation is not finite"), (2, "reward is inf")])
+@pytest.mark.parametrize(("action", "what"), [(1, "observation is not finite"), (2, "reward is not finite: inf")])
 def test_numbers_that_are_not_finite(action: int, what: str) -> None:
     pool = VectorPool(NotFiniteEnv, seeds(2), num_workers=1)
     pool.reset()

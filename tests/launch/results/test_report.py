@@ -110,6 +110,19 @@ def test_the_page_is_whole_and_fetches_nothing(logs, tmp_path, capsys):
     assert "CartPole-v1: budgets differ (a2c 2 k, ppo2 1 k, random_agent 1 k)" in err
 
 
+def test_without_an_account_the_wandb_report_is_a_file(logs, tmp_path, monkeypatch):
+    for name in ("WANDB_API_KEY", "NETRC", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert report.main(["-i", str(logs), "-o", str(tmp_path / "out"), "--wandb", "--wandb-project=robots"]) == 0
+    said = json.loads((tmp_path / "out" / "wandb_report.json").read_text())
+    grids = [block for block in said["spec"]["blocks"] if block["type"] == "panel-grid"]
+    assert said["project"] == "robots" and len(grids) == 2
+    filters = grids[0]["metadata"]["runSets"][0]["filters"]["filters"]
+    assert [(one["key"]["name"], one["value"]) for one in filters][:2] == [("env", "CartPole-v1"), ("algo", "a2c")]
+    assert "--algo=a2c --env=CartPole-v1 --num-timesteps=2000" in json.dumps(said)
+
+
 def test_one_run_makes_a_report(tmp_path):
     folder = make_run(tmp_path, scores=[3.0])
     assert report.main(["--log-dir", str(folder)]) == 0

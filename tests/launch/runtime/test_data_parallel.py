@@ -68,7 +68,9 @@ def trained(name: str, folder: Path, processes: int) -> list[dict[str, np.ndarra
     return [dict(np.load(out)) for out in outputs]
 
 
-@pytest.mark.parametrize(("name", "processes"), [("ppo1", 1), ("trpo", 1), ("trpo", 2)])
+@pytest.mark.parametrize(
+    ("name", "processes"), [("ppo1", 1), ("trpo", 1), pytest.param("trpo", 2, marks=pytest.mark.slow)]
+)
 def test_spread_over_four_devices_a_run_is_the_same(name: str, processes: int, tmp_path: Path) -> None:
     single = learner(name).device()
     before = bits(single.acting())

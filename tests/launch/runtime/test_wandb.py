@@ -115,6 +115,33 @@ def test_offline_run_can_be_read_back(tmp_path: Path, no_account: dict[str, str]
     assert stored.run.run_id in listed.stdout + listed.stderr
 
 
+def test_tags_videos_and_artifacts_are_kept(tmp_path: Path, no_account: dict[str, str]) -> None:
+    folder = tmp_path / "run"
+    (folder / "ppo2_model" / "best").mkdir(parents=True)
+    (folder / "ppo2_model" / "best" / "params.npz").write_bytes(b"parameters")
+    (folder / "video.mp4").write_bytes(b"film")
+    logger = RunLogger(folder, {}, "CartPole-v1", 1, 100, "offline", "robots", progress=False, tags=["arm", "draft"])
+    logger.log(1, 100, {"loss": 1.0})
+    logger.video(folder / "video.mp4")
+    logger.artifact(folder / "ppo2_model", "model")
+    logger.close()
+    (stored,) = stored_runs(folder).values()
+    assert list(stored.run.tags) == ["arm", "draft"]
+    (path,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    kept = [record.request.log_artifact.artifact for record in complete(path) if record.HasField("request")]
+    kept += [record.artifact for record in complete(path) if record.HasField("artifact")]
+    (artifact,) = [one for one in kept if one.name == "run-ppo2_model"]
+    assert artifact.type == "model" and [entry.path for entry in artifact.manifest.contents] == ["best/params.npz"]
+    films = [row["video"] for row in stored.history if "video" in row] or [
+        json.loads(item.value_json)
+        for record in complete(path)
+        if record.HasField("history")
+        for item in record.history.item
+        if "video" in (item.key, *item.nested_key)
+    ]
+    assert films and list(stored.folder.glob("files/media/videos/*.mp4"))
+
+
 def test_sweep_is_a_group_of_seed_runs_and_an_aggregate(tmp_path: Path, no_account: dict[str, str]) -> None:
     logger = logger_of(tmp_path / "sweep", 3)
     for step in (10, 20):

@@ -165,7 +165,9 @@ def test_a_setting_that_an_algorithm_refuses_costs_no_other(tmp_path, capsys):
 # --- whole searches --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["random", "cma", "tpe"])
+@pytest.mark.parametrize(
+    "optimizer", ["tpe", pytest.param("random", marks=pytest.mark.slow), pytest.param("cma", marks=pytest.mark.slow)]
+)
 def test_a_search_leaves_what_it_promises(optimizer, tmp_path, capsys):
     words = [*SMALL, f"--optimizer={optimizer}", "--max-eval=5", "--bracket-size=3", f"--log-dir={tmp_path}"]
     assert hyperparam_search.main(words) == 0
