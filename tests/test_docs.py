@@ -31,7 +31,9 @@ from launch.render_scenes import parse_scenes_args
 from launch.runtime.errors import HelpRequested
 from launch.runtime.flag_parser import FlagParser
 from launch.runtime.flags import common_flags, parse_train_args
+from launch.runtime.srl_flags import parse_srl_args
 from launch.srl_metrics import metrics_flags, parse_metrics_args
+from launch.srl_pipeline import parse_pipeline_args
 from tests.learned import linear_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,6 +179,8 @@ PARSERS = {
     "launch/dataset_generator.py": parse_generator_args,
     "launch/dataset_tools.py": parse_tools_args,
     "launch/srl_metrics.py": parse_metrics_args,
+    "launch/train_srl.py": parse_srl_args,
+    "launch/srl_pipeline.py": parse_pipeline_args,
     "launch/enjoy_latent.py": parse_latent_args,
 }
 

@@ -69,7 +69,9 @@ def recoloured(response: Planes, factors: Array, xp: Any) -> Array:
     x = y + green * (f_x - f_y) + (green - 1.0) * (128.0 / 500.0)
     z = y + blue * (f_z - f_y) - (blue - 1.0) * (128.0 / 200.0)
     ratios = [xp.where(t > _DELTA, t * t * t, (t - _OFFSET) * (3 * _DELTA**2)) for t in (x, y, z)]
-    linear = sum(ratio[..., None] * column for ratio, column in zip(ratios, _FROM_WHITE.T.astype(np.float32), strict=True))
+    linear = sum(
+        ratio[..., None] * column for ratio, column in zip(ratios, _FROM_WHITE.T.astype(np.float32), strict=True)
+    )
     # By way of int32, which every processor converts several of at a time.
     return (encoded(linear, xp) * 255.0 + 0.5).astype(xp.int32).astype(xp.uint8)
 
