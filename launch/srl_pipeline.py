@@ -22,8 +22,8 @@ from launch.runtime.srl_flags import parse_srl_args  # noqa: E402
 
 _USAGE = "python launch/srl_pipeline.py --data-folder DIR [--flag value ...]"
 _DESCRIPTION = (
-    "Train one representation after the other, each in a process of its own, as a YAML table says: NAME: {flag: value}, "
-    "with the flags of launch/train_srl.py. A model that is there already is not trained again."
+    "Train one representation after the other, each in a process of its own, as a YAML table says: NAME: {flag: "
+    "value}, with the flags of launch/train_srl.py. A model that is there already is not trained again."
 )
 _DEFAULT = Path(ROOT, "config", "srl_pipeline.yaml")
 
