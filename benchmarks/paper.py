@@ -223,5 +223,7 @@ def show(results: dict[str, dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    arguments = parse_args()
-    show(run(arguments))
+    try:
+        show(run(parse_args()))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command goes on from here")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from representations import losses
 from representations.encoder import Encoder, EncoderSpec, network_of
 from representations.layers import Linear
-from representations.loss_flags import Term
+from representations.loss_flags import DEFAULT_WEIGHTS, Term
 from representations.models import make_decoder
 from representations.preprocessing import normalise, occlude
 
@@ -160,11 +160,11 @@ class Objective:
         self, weights: Weights, batch: Batch, hyper: Hyper, key: jax.Array, train: bool
     ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
         """The weighted total, float32 [], with (running statistics, each loss before weighting)."""
-        scene = _Scene(self, weights, batch, hyper, key, train)
+        scene = Scene(self, weights, batch, hyper, key, train)
         metrics: Metrics = {}
         total = jnp.float32(0)
         for number, term in enumerate(self.design.terms):
-            for name, value, factor in _TERMS[term.name](scene, term):
+            for name, value, factor in TERMS[term.name](scene, term):
                 metrics[name] = value
                 total = total + (hyper.weights[number] if factor is None else factor) * value
         arrays = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(weights.params) if not _is_bias(path)]
@@ -194,8 +194,22 @@ class Objective:
         return out
 
 
-class _Scene:
-    """What the losses of one batch look at: the pictures, encoded and decoded once."""
+class Scene:
+    """What the losses of one batch look at: the pictures, encoded once.
+
+    Attributes:
+        objective: The networks.
+        weights: What is learned.
+        batch: The transitions.
+        hyper: Traced options.
+        pictures: Normalised, those at t and then those one step later, float32 [2 B, size, size, channels].
+        mean: Outputs of the encoder [2 B or more, S].
+        log_variance: Likewise, of a VAE.
+        states: States at t, [B, S].
+        following: States one step later, [B, S].
+        others: For the triplet loss the states of the other view and of other moments.
+        stats: Running statistics after this batch.
+    """
 
     def __init__(
         self, objective: Objective, weights: Weights, batch: Batch, hyper: Hyper, key: jax.Array, train: bool
@@ -268,12 +282,12 @@ class _Scene:
 Parts = list[tuple[str, jax.Array, Any]]  # (name, value, weight; None for that of the loss)
 
 
-def _autoencoder(scene: _Scene, term: Term) -> Parts:
+def _autoencoder(scene: Scene, term: Term) -> Parts:
     """The mean squared error of both pictures, summed; a denoising one has not seen all of them."""
     return [("reconstruction_loss", 2.0 * losses.mse(scene.decode(term), scene.pictures), None)]
 
 
-def _vae(scene: _Scene, term: Term) -> Parts:
+def _vae(scene: Scene, term: Term) -> Parts:
     """Squared error (or that of what a frozen encoder sees) and KL divergence, both summed over the batch."""
     decoded = scene.decode(term, noisy=True)
     columns = slice(term.first, term.stop)
@@ -287,7 +301,7 @@ def _vae(scene: _Scene, term: Term) -> Parts:
     return [("perceptual_loss", value, scene.hyper.weights[names.index("perceptual")]), kl]
 
 
-def _forward(scene: _Scene, term: Term) -> Parts:
+def _forward(scene: Scene, term: Term) -> Parts:
     """Squared error of s + W [s, a] as a prediction of s'; the gradient flows into s' too."""
     states, following = scene.masked(term)
     guess = states + scene.head("forward", states, scene.actions()) * scene.mask(term)
@@ -295,7 +309,7 @@ def _forward(scene: _Scene, term: Term) -> Parts:
     return [("forward_loss", value, None)]
 
 
-def _inverse(scene: _Scene, term: Term) -> Parts:
+def _inverse(scene: Scene, term: Term) -> Parts:
     """Which action led from s to s': cross-entropy, or squared error where actions are continuous."""
     guess = scene.head("inverse", *scene.masked(term))
     action = scene.batch.action
@@ -303,13 +317,13 @@ def _inverse(scene: _Scene, term: Term) -> Parts:
     return [("inverse_loss", value, None)]
 
 
-def _reward(scene: _Scene, term: Term) -> Parts:
+def _reward(scene: Scene, term: Term) -> Parts:
     """Whether the reward of going from s to s' was positive: cross-entropy."""
     labels = (scene.batch.reward > 0).astype(jnp.int32)
     return [("reward_loss", losses.cross_entropy(scene.head("reward", *scene.masked(term)), labels), None)]
 
 
-def _priors(scene: _Scene, term: Term) -> Parts:
+def _priors(scene: Scene, term: Term) -> Parts:
     """The four robotic priors, each with the weight."""
     states, following = scene.block(term)
     same, dissimilar = losses.pairs(scene.batch.action, scene.batch.reward)
@@ -321,12 +335,12 @@ def _priors(scene: _Scene, term: Term) -> Parts:
     ]
 
 
-def _reward_prior(scene: _Scene, term: Term) -> Parts:
+def _reward_prior(scene: Scene, term: Term) -> Parts:
     """Correlation of the state with the reward."""
     return [("reward_prior", losses.reward_prior(scene.block(term)[0], scene.batch.reward), None)]
 
 
-def _episode_prior(scene: _Scene, term: Term) -> Parts:
+def _episode_prior(scene: Scene, term: Term) -> Parts:
     """A discriminator tells whether two states are of one episode; the encoder learns that it cannot."""
     partner, together = scene.partners()
     states = losses.reverse_gradient(scene.block(term)[0])
@@ -334,24 +348,24 @@ def _episode_prior(scene: _Scene, term: Term) -> Parts:
     return [("episode_prior", losses.binary_cross_entropy(logits, together), None)]
 
 
-def _triplet(scene: _Scene, term: Term) -> Parts:
+def _triplet(scene: Scene, term: Term) -> Parts:
     """Both views of a moment near each other, another moment far away."""
     return [("triplet_loss", losses.triplet(scene.states, *scene.others), None)]
 
 
-def _supervised(scene: _Scene, term: Term) -> Parts:
+def _supervised(scene: Scene, term: Term) -> Parts:
     """Squared error of the true state."""
     now, later = scene.batch.truth
     value = 0.5 * (losses.mse(scene.states, now) + losses.mse(scene.following, later))
     return [("supervised_loss", value, None)]
 
 
-def _nothing(scene: _Scene, term: Term) -> Parts:
+def _nothing(scene: Scene, term: Term) -> Parts:
     """No loss of its own."""
     return []
 
 
-_TERMS: dict[str, Callable[[_Scene, Term], Parts]] = {
+TERMS: dict[str, Callable[[Scene, Term], Parts]] = {
     "autoencoder": _autoencoder,
     "dae": _autoencoder,
     "vae": _vae,
@@ -366,6 +380,24 @@ _TERMS: dict[str, Callable[[_Scene, Term], Parts]] = {
     "supervised": _supervised,
     "random": _nothing,
 }
+
+
+def register_loss(name: str, weight: float, function: Callable[[Scene, Term], Parts]) -> None:
+    """Add a loss of one's own to those of `--losses`.
+
+    Args:
+        name: Its name.
+        weight: Unless `--losses name:weight` gives another.
+        function: (scene, term) -> [(name of a metric, value float32 [], None)], to be minimised; `scene.block(term)`
+            gives the parts of s and s' that it sees.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in TERMS or ":" in name:
+        raise ValueError(f"the loss '{name}' cannot be registered: the name is taken, or has a colon")
+    DEFAULT_WEIGHTS[name] = weight
+    TERMS[name] = function
 
 
 def _is_bias(path: Any) -> bool:

@@ -39,7 +39,9 @@ from launch.runtime.experiments.pipeline_flags import parse_pipeline_args, pipel
 from launch.runtime.experiments.search_flags import parse_search_args, search_flags
 from launch.runtime.flag_parser import FlagParser
 from launch.runtime.flags import common_flags, parse_train_args
+from launch.runtime.srl_flags import parse_srl_args
 from launch.srl_metrics import metrics_flags, parse_metrics_args
+from launch.srl_pipeline import parse_pipeline_args as parse_srl_pipeline_args
 from tests.learned import linear_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -206,6 +208,8 @@ PARSERS = {
     "launch/dataset_generator.py": parse_generator_args,
     "launch/dataset_tools.py": parse_tools_args,
     "launch/srl_metrics.py": parse_metrics_args,
+    "launch/train_srl.py": parse_srl_args,
+    "launch/srl_pipeline.py": parse_srl_pipeline_args,
     "launch/enjoy_latent.py": parse_latent_args,
     "launch/plots.py": parse_plots_args,
     "launch/aggregate_plots.py": parse_aggregate_args,
@@ -237,6 +241,8 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     for page, (program, *words) in commands:
         if "--resume" in words:
             continue
+        if program == "launch/train_srl.py":
+            words.append("--force")  # the model that later commands observe is there already
         parse = PARSERS[program]
         try:
             parse(words)

@@ -22,12 +22,12 @@ from launch.runtime.distributed import FLAGS as DISTRIBUTED
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag, peek
 from launch.runtime.plugin import load_plugin
-from launch.runtime.srl_models import DEFAULT_CONFIG, LEARNED, check_saved_model, resolve_srl_model
+from launch.runtime.srl_models import DEFAULT_CONFIG, check_saved_model, resolve_srl_model
 from launch.runtime.validation import MAX_PORT, check_arguments
+from representations.registry import registered_srl
 
 DEFAULT_ALGO = "ppo2"
 DEFAULT_ENV = "KukaButtonGymEnv-v0"
-SRL_MODELS = ("raw_pixels", "ground_truth", "joints", "joints_position", *LEARNED)
 _USAGE = "python launch/train.py [--flag value ...]"
 _DESCRIPTION = (
     "Train a reinforcement-learning or evolution algorithm on a robotics task. Flags may be written with dashes or "
@@ -140,7 +140,7 @@ def _add_task_flags(parser: FlagParser) -> None:
     add(
         "--srl-model",
         default="ground_truth",
-        choices=SRL_MODELS,
+        choices=tuple(registered_srl),
         metavar="NAME",
         help="What is observed: raw_pixels, ground_truth, joints, joints_position, or a learned representation.",
     )

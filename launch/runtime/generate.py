@@ -161,7 +161,7 @@ def _record(args: Namespace, folder: Path, options: EnvOptions, recorder: Record
     progress.finish(folder if writer else None)
     if args.reward_dist:
         for reward, count in sorted(rewards.items()):
-            print(f"reward {reward:g}: {count} times ({100 * count / rewards.total():.1f} %)")
+            print(f"reward {reward + 0.0:g}: {count} times ({100 * count / rewards.total():.1f} %)")
 
 
 def _check_space(args: Namespace, folder: Path, recorder: Recorder) -> None:

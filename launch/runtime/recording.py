@@ -235,6 +235,7 @@ class DeviceRecorder:
         twin, painter = device_env(observed), device_env(options.seen())
         if not (hasattr(twin, "ground_truth") and hasattr(painter, "observe")):
             raise ValueError(f"--simulator=jax: {options.env} tells no true position or draws no pictures")
+        jax.eval_shape(painter.reset, jax.random.key(0))  # a twin may find out only here that it cannot draw
         self._policy, self._stacked, self._spec = policy, played.num_stack > 1, twin.spec
         self._batch = BatchEnv(self._env, auto_reset=False)
         keys = jax.random.split(jax.random.key(seed), 2)

@@ -70,6 +70,7 @@ def _add_model_flags(parser: FlagParser) -> None:
     add("--beta", type=float, default=1.0, minimum=0.0, help="vae: weight of the KL divergence.")
     add("--occlusion-percentage", type=float, default=0.5, minimum=0.0, maximum=1.0, help="dae: largest hidden part.")
     add("--path-to-dae", metavar="DIR", help="perceptual: folder of a trained denoising autoencoder.")
+    add("--state-dim-dae", type=int, default=200, minimum=1, help="Accepted for old scripts: --path-to-dae tells it.")
     add("--plugin", metavar="MODULE", help="Import this module first; it registers your own losses.")
 
 

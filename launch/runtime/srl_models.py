@@ -12,34 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.runtime.errors import UsageError, hint
+from representations.registry import learned
 
 if TYPE_CHECKING:
     from envs.make import EnvOptions
     from envs.types import Encoding
 
-# The names of the original's registry that stand for a learned representation.
-LEARNED = (
-    "robotic_priors",
-    "inverse",
-    "forward",
-    "multi_view_srl",
-    "srl_combination",
-    "supervised",
-    "autoencoder",
-    "autoencoder_inverse",
-    "autoencoder_reward",
-    "autoencoder_forward",
-    "random",
-    "random_inverse",
-    "reward_inverse",
-    "srl_splits",
-    "srl_split_forward",
-    "srl_3_splits",
-    "reward",
-    "vae",
-    "dae",
-    "pca",
-)
 DEFAULT_CONFIG = "config/srl_models.yaml"
 MODEL_FILE = "srl_model.json"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +47,7 @@ def resolve_srl_model(args: Namespace, given: Collection[str]) -> None:
         ValueError: A damaged model or configuration file.
     """
     path = args.srl_model_path
-    if path is None and args.srl_model not in LEARNED:
+    if path is None and not learned(args.srl_model):
         if args.latest:
             raise UsageError(f"--latest is about a learned representation, --srl-model={args.srl_model} is none")
         return
@@ -80,7 +58,7 @@ def resolve_srl_model(args: Namespace, given: Collection[str]) -> None:
     if path is None:
         path = _newest(args) if args.latest else _configured(args)
     spec = model_spec(Path(path))
-    if args.srl_model not in LEARNED:
+    if not learned(args.srl_model):
         if "srl_model" in given:
             raise UsageError(f"--srl-model={args.srl_model} is not learned: leave out --srl-model-path={path}")
         args.srl_model = kind_of(spec)
@@ -139,7 +117,7 @@ def kind_of(spec: dict[str, Any]) -> str:
     losses = tuple(sorted(spec["losses"])) or (spec.get("model_type", ""),)
     if sum(spec["dimensions"]) > 0:
         return "srl_3_splits" if len([d for d in spec["dimensions"] if d > 0]) > 2 else "srl_splits"
-    if len(losses) == 1 and losses[0] in LEARNED:
+    if len(losses) == 1 and learned(losses[0]):
         return losses[0]
     return _BY_LOSSES.get(losses, "srl_combination")
 

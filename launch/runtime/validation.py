@@ -14,6 +14,7 @@ from pathlib import Path
 from agents.registry import ActionType, registered_rl
 from launch.runtime.distributed import check_flags
 from launch.runtime.errors import UsageError, nearest
+from representations.registry import check_environment
 
 MAX_PORT = 65534
 _BRAX_PREFIX = "brax/"
@@ -126,6 +127,7 @@ def _check_environment_flags(args: Namespace) -> None:
         raise UsageError("--joints needs --continuous (-c)")
     if args.srl_model.startswith("joints") and keywords is not None and "action_joints" not in keywords:
         raise UsageError(f"--srl-model={args.srl_model}: {args.env} has no joints; choose ground_truth or raw_pixels")
+    check_environment(args.srl_model, args.env)
     if args.renderer == "jax":
         _check_renderer(args)
     for name in ("multi_view", "fpv"):

@@ -15,9 +15,10 @@ from envs.render.drawn_pool import DrawnPool
 from envs.render.encoded_pool import EncodedPool
 from launch import dataset_generator, enjoy, train
 from launch.runtime.flags import parse_train_args
-from launch.runtime.srl_models import LEARNED, encoding_of, kind_of
+from launch.runtime.srl_models import encoding_of, kind_of
 from representations.dataset import load_dataset
 from representations.encoder import load_encoder
+from representations.registry import learned
 from tests.launch.play import MOBILE, SMALL, played, trained
 from tests.learned import linear_model
 
@@ -155,7 +156,7 @@ def test_kinds_of_models() -> None:
         return {"losses": losses, "dimensions": dimensions}
 
     assert kind_of(spec(["vae"])) == "vae" and kind_of(spec(["reward", "inverse"])) == "reward_inverse"
-    assert kind_of(spec(["priors"])) == "robotic_priors" and kind_of(spec(["autoencoder", "inverse"])) in LEARNED
+    assert kind_of(spec(["priors"])) == "robotic_priors" and learned(kind_of(spec(["autoencoder", "inverse"])))
     assert kind_of(spec(["autoencoder", "reward", "inverse"], [198, -1, 2])) == "srl_splits"
     assert kind_of(spec(["autoencoder", "reward", "inverse"], [0, 0, 0])) == "srl_combination"
 

@@ -15,15 +15,14 @@ from representations.dataset_writer import DatasetWriter
 
 
 @lru_cache
-def twin_dataset(episodes: int = 4, length: int = 60, size: int = 24, fpv: bool = False, near: bool = True) -> Dataset:
-    """Random moves from situations near the target, so that there are rewards; with `near` False far away from it."""
+def twin_dataset(episodes: int = 4, length: int = 60, size: int = 24, fpv: bool = False) -> Dataset:
+    """Random moves from near the target, so that there are rewards."""
     env = MobileRobotTwin(srl_model="raw_pixels", image_size=size, fpv=fpv)
     targets = np.random.default_rng(0).uniform(1.2, 2.8, (episodes, 2)).astype(np.float32)
 
     def play(key, target):
         where, moves = jax.random.split(key)
-        reach = 0.5 if near else 0.0
-        robot = target + (jax.random.uniform(where, (2,), minval=-reach, maxval=reach) if near else 1.0)
+        robot = target + jax.random.uniform(where, (2,), minval=-0.5, maxval=0.5)
         actions = jax.random.randint(moves, (length,), 0, 4)
 
         def step(state, action):

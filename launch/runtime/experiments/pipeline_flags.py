@@ -16,8 +16,9 @@ from launch.runtime.experiments.forward import share_out
 from launch.runtime.experiments.jobs import Job
 from launch.runtime.files import read_json
 from launch.runtime.flag_parser import FlagParser, peek
-from launch.runtime.flags import DEFAULT_ALGO, DEFAULT_ENV, SRL_MODELS, parse_train_args
+from launch.runtime.flags import DEFAULT_ALGO, DEFAULT_ENV, parse_train_args
 from launch.runtime.plugin import load_plugin
+from representations.registry import registered_srl
 
 MAX_SEED = 2**32 - 1
 PIPELINE_FILE = "pipeline.json"
@@ -48,7 +49,7 @@ def _add_grid_flags(parser: FlagParser) -> None:
     add(
         "--srl-model",
         nargs="+",
-        choices=SRL_MODELS,
+        choices=tuple(registered_srl),
         metavar="NAME",
         help="What is observed (default ground_truth).",
     )
