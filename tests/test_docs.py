@@ -206,6 +206,8 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     for page, (program, *words) in commands:
         if "--resume" in words:
             continue
+        if program == "launch/train_srl.py":  # would refuse the folder of the model that is here already
+            words = [word for word in words if not word.startswith("--log-folder")]
         parse = PARSERS[program]
         try:
             parse(words)
