@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.runtime.errors import UsageError, hint
-from representations.registry import learned
+from representations.registry import check_environment, learned
 
 if TYPE_CHECKING:
     from envs.make import EnvOptions
@@ -55,6 +55,7 @@ def resolve_srl_model(args: Namespace, given: Collection[str]) -> None:
         raise UsageError("--latest and --srl-model-path both choose a model: give one of them")
     if args.env not in _our_environments():
         raise UsageError(f"--srl-model={args.srl_model}: {args.env} has no pictures to learn from")
+    check_environment(args.srl_model, args.env)
     if path is None:
         path = _newest(args) if args.latest else _configured(args)
     spec = model_spec(Path(path))
