@@ -39,14 +39,14 @@ CLEAR_HEIGHT = -0.05  # m, of the finger relative to the target point: lower, it
 
 def kuka_discrete(env: KukaButtonGymEnv) -> int:
     """The move that closes the largest error of the commanded point."""
-    error = _effector_goal(env) - env._arm._point
+    error = _effector_goal(env) - env._arm.point
     axis = int(np.argmax(np.abs(error)))
     return 2 * axis + int(error[axis] > 0)
 
 
 def kuka_continuous(env: KukaButtonGymEnv) -> np.ndarray:
     """The displacement that closes the error of the commanded point."""
-    error = _effector_goal(env) - env._arm._point
+    error = _effector_goal(env) - env._arm.point
     return np.clip(error / env.DELTA_V_CONTINUOUS, -1.0, 1.0).astype(np.float32)
 
 
@@ -124,7 +124,7 @@ def play(env: SRLGymEnv, controller: Controller, episodes: int, seed: int = 0) -
 
 def _effector_goal(env: KukaButtonGymEnv) -> np.ndarray:
     """Where to command the effector point [m]: close above the button, and down once the finger is there."""
-    target, point = env.getTargetPos(), env._arm._point
+    target, point = env.getTargetPos(), env._arm.point
     error = env.getGroundTruth() - target
     above = target[:2] - FINGER_OFFSET
     if isinstance(env, KukaMovingButtonGymEnv):
