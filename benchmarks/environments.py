@@ -2,10 +2,14 @@
 
     python benchmarks/environments.py --env MobileRobotGymEnv-v0 KukaButtonGymEnv-v0
 
-For states, and for pictures of each size, both play random actions. The twin is one jitted scan over a batch, automatic
-resets and the drawing of the actions included; the host's is a plain loop in each of a few processes that talk to no
-one. Every round measures both in random order, so that a disturbance by other programs hits both alike; rates and
-ratios are medians over the rounds. An environment without a twin gets its host's rates alone.
+Without --env all of ours that have a twin are measured. For states, and for pictures of each size, both play random
+actions. The twin is one jitted scan over a batch, automatic resets and the drawing of the actions included; the host's
+is a plain loop in each of a few processes that talk to no one. Every round measures both in random order, so that a
+disturbance by other programs hits both alike; rates and ratios are medians over the rounds. An environment without a
+twin gets its host's rates alone.
+
+Where PyBullet's pictures can be drawn on the device, `--renderer=jax` is measured beside `--renderer=tiny`: both in the
+worker pool, with --pool-envs environments in as many processes.
 """
 
 from __future__ import annotations
@@ -30,8 +34,9 @@ import numpy as np
 
 from benchmarks.pool_throughput import RawLoop, random_actions
 from envs.device.batch import BatchEnv
+from envs.host.vec_env import VecEnv
 from envs.make import EnvOptions, device_env, host_factory, host_spec
-from envs.registry import registered_twin
+from envs.registry import registered_env, registered_twin, resolve
 from envs.types import Discrete, Spec
 
 Measure = Callable[[], float]  # plays for about as long as asked for, returns the rate (steps/s)
@@ -119,6 +124,44 @@ def compare(name: str, options: EnvOptions, num_envs: int, length: int, args: ar
     print(line, flush=True)
 
 
+def pool_measure(options: EnvOptions, num_envs: int, processes: int, seconds: float) -> tuple[Measure, VecEnv]:
+    """Environments in the worker pool, played for a few steps; actions are drawn beforehand."""
+    env = VecEnv(options, num_envs, seed=0, num_workers=processes)
+    actions = random_actions(host_spec(options), 64, num_envs)
+    env.reset()
+
+    def play(steps: int) -> float:
+        start = time.perf_counter()
+        for step in range(steps):
+            env.step(actions[step % len(actions)])
+        return time.perf_counter() - start
+
+    play(3)
+    steps = max(3, round(3 * seconds / play(3)))
+    return lambda: steps * num_envs / play(steps), env
+
+
+def compare_renderers(options: EnvOptions, args: argparse.Namespace) -> None:
+    """Measure PyBullet's pictures drawn in its workers and on the device in turn, and print a line of medians."""
+    made = {
+        renderer: pool_measure(replace(options, renderer=renderer), args.pool_envs, args.processes, args.seconds)
+        for renderer in ("tiny", "jax")
+    }
+    rates: dict[str, list[float]] = {which: [] for which in made}
+    for _ in range(args.rounds):
+        for which in random.sample(list(made), len(made)):
+            rates[which].append(made[which][0]())
+    for _, env in made.values():
+        env.close()
+    ratios = [ours / theirs for ours, theirs in zip(rates["jax"], rates["tiny"], strict=True)]
+    print(
+        f"{options.env}, PyBullet's pictures {options.image_size}x{options.image_size}, {args.pool_envs} environments: "
+        f"tiny {statistics.median(rates['tiny']):,.0f} frames/s, jax {statistics.median(rates['jax']):,.0f} frames/s, "
+        f"ratio {statistics.median(ratios):,.1f} ({min(ratios):,.1f} to {max(ratios):,.1f})",
+        flush=True,
+    )
+
+
 def draws(env_id: str) -> bool:
     """Whether an environment has picture observations."""
     try:
@@ -128,13 +171,19 @@ def draws(env_id: str) -> bool:
     return True
 
 
+def twins() -> list[str]:
+    """Ids of the environments of our own that have a twin."""
+    return [env_id for env_id in registered_twin if env_id in registered_env]
+
+
 def main() -> None:
     """Measure each environment: states, then pictures of each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", nargs="+", default=["MobileRobotGymEnv-v0"], help="environment ids")
+    parser.add_argument("--env", nargs="+", default=twins(), help="environment ids")
     parser.add_argument("--num-envs", type=int, default=1024, help="environments of the twin, states")
     parser.add_argument("--picture-envs", type=int, default=1024, help="environments of the twin, pictures")
     parser.add_argument("--image-size", type=int, nargs="+", default=[224, 64], help="sides of pictures in pixels")
+    parser.add_argument("--pool-envs", type=int, default=16, help="environments whose pictures either renderer draws")
     parser.add_argument("--processes", type=int, default=2, help="processes of the host's environments")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of both")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a measurement, about")
@@ -147,6 +196,8 @@ def main() -> None:
         for size in args.image_size if draws(env_id) else ():
             options = EnvOptions(env_id, srl_model="raw_pixels", image_size=size)
             compare(f"pictures {size}x{size}", options, args.picture_envs, 20, args)
+            if hasattr(resolve(registered_twin.get(env_id)), "draw"):
+                compare_renderers(options, args)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class KukaState(NamedTuple):
         steps_outside: int32 [], steps in a row outside the safety sphere.
         steps: int32 [], simulation steps played.
         key: Typed key [] of the noise of this episode.
+        objects: float32 [bodies, 7], position (m) and quaternion of each other object, where pictures show them; ().
     """
 
     arm: ArmState
@@ -64,6 +65,7 @@ class KukaState(NamedTuple):
     steps_outside: jax.Array
     steps: jax.Array
     key: jax.Array
+    objects: jax.Array | tuple[()] = ()
 
     @property
     def joints(self) -> jax.Array:
@@ -144,12 +146,23 @@ class KukaButtonTwin:
         )
         arm = self._shake(arm, command_key)
         state = self.situation(arm, self._places(place_key), self._speed(speed_key), noise_key)
+        state = state._replace(objects=self._objects(jax.random.fold_in(place_key, 1), state.buttons))
         return state, self.observe(state)
 
     def situation(self, arm: ArmState, buttons: jax.Array, speed: jax.Array, key: jax.Array) -> KukaState:
         """The state at the start of an episode, arm and buttons being there."""
         zero = jnp.zeros((), jnp.int32)
         return KukaState(arm, buttons, speed, zero, zero, zero, zero, key)
+
+    def state_of(self, host: Any) -> KukaState:
+        """The state in which a host environment, a `KukaButtonGymEnv`, is now; noise to come differs from the host's.
+
+        The arm then follows the host's to the figures in docs/environments.md, not exactly.
+        """
+        now = jax.tree.map(jnp.asarray, host.unwrapped.situation())
+        arm = ArmState(*(now.pop(name) for name in ArmState._fields))
+        objects = now.pop("objects")
+        return KukaState(arm=arm, **now, key=jax.random.key(0), objects=objects if self._shows_objects() else ())
 
     def step(self, state: KukaState, action: jax.Array) -> tuple[KukaState, TimeStep]:
         """Play one step; `action` is int32 [] below 6, or float32 [3] (effector point) or [7] (joints)."""
@@ -197,7 +210,10 @@ class KukaButtonTwin:
         cap = BUTTON_Z + CAP_DOWN + jnp.where(state.steps > 0, CAP_UP, 0.0)
         places = [jnp.append(place, height) for place in state.buttons for height in (BUTTON_Z, cap)]
         upright = jnp.broadcast_to(jnp.eye(3), (len(places), 3, 3))
-        return Poses(jnp.concatenate([arm.position, jnp.stack(places)]), jnp.concatenate([arm.rotation, upright]))
+        parts = [Poses(arm.position, arm.rotation), Poses(jnp.stack(places), upright)]
+        if self._shows_objects():
+            parts.append(poses_of(jnp.asarray(state.objects)))
+        return Poses(*(jnp.concatenate(leaves) for leaves in zip(*parts, strict=True)))
 
     def ground_truth(self, state: KukaState) -> jax.Array:
         """The finger's centre of mass (m), float32 [3]."""
@@ -221,6 +237,14 @@ class KukaButtonTwin:
     def _speed(self, key: jax.Array) -> jax.Array:
         """Speed of the buttons of a new episode (m per step)."""
         return jnp.zeros(())
+
+    def _shows_objects(self) -> bool:
+        """Whether pictures of other objects are observed."""
+        return self.SCENE.with_objects and bool(self._renderers)
+
+    def _objects(self, key: jax.Array, buttons: jax.Array) -> jax.Array | tuple[()]:
+        """Poses of the other objects of a new episode: none."""
+        return ()
 
     def _current_button(self, state: KukaState) -> jax.Array:
         """x and y of the button to press (m)."""

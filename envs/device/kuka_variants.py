@@ -1,4 +1,4 @@
-"""Variants of the arm task in JAX: two buttons, a moving button, and one among objects, which are not modelled."""
+"""Variants of the arm task in JAX: two buttons, a moving button, and one among objects, which are seen but not felt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,24 @@ from envs.device.kuka_button import KukaButtonTwin, KukaState
 from envs.device.kuka_contact import Touch
 from envs.device.kuka_motion import DAMPED, Solver
 from envs.render.kuka_picture import TWO_BUTTONS, WITH_OBJECTS, KukaScene
-from envs.render.rasteriser import Poses
+
+# Where objects of `KukaRandButtonGymEnv` came to rest in PyBullet: z (m) and quaternion. Ducks fall over.
+_DUCK_RESTS = (
+    (-0.199, 0.672, 0.221, 0.221, 0.672),
+    (-0.199, 0.671, 0.222, 0.222, 0.671),
+    (-0.199, 0.595, 0.383, 0.383, 0.595),
+    (-0.199, 0.699, 0.106, 0.106, 0.699),
+    (-0.199, 0.686, 0.170, 0.170, 0.686),
+    (-0.199, -0.124, 0.696, 0.696, -0.124),
+    (-0.183, 0.339, 0.080, 0.053, 0.936),
+    (-0.183, 0.320, 0.110, 0.136, 0.931),
+)
+_OTHER_RESTS = ((-0.1835, 0.0, 0.0, 0.0, 1.0), (-0.17, 0.0, 0.0, 0.0, 1.0))  # brick, cube
+_BALL_REST = (-0.165, 0.0, 0.0, 0.0, 1.0)
+# How far (m) the pushed ball has rolled after how many simulation steps, measured where nothing was in its way.
+_ROLL_STEPS = (10.0, 31.0, 61.0, 91.0, 121.0, 151.0, 201.0, 251.0, 301.0, 351.0, 400.0)
+_ROLL_DISTANCES = (0.0, 0.054, 0.160, 0.254, 0.339, 0.415, 0.527, 0.623, 0.704, 0.770, 0.822)
+_PUSH = 2**31 - 1  # stream of the direction of the push, beyond the numbers of steps
 
 
 class Kuka2ButtonTwin(KukaButtonTwin):
@@ -87,19 +104,37 @@ class KukaMovingButtonTwin(KukaButtonTwin):
 
 
 class KukaRandButtonTwin(KukaButtonTwin):
-    """Press the button of `KukaRandButtonGymEnv`, whose ball and other objects are not there.
+    """Press the button of `KukaRandButtonGymEnv`, whose ball and other objects are seen but never touched.
 
-    It draws PyBullet's scenes (`draw`), but has no pictures of its own.
-
-    Raises:
-        ValueError: An own picture was asked for, when it is traced.
+    Objects lie where PyBullet's would, had they not met each other, in poses that they came to rest in there. The ball
+    rolls straight on through whatever lies in its way.
     """
 
     ENV_ID: ClassVar[str] = "KukaRandButtonGymEnv-v0"
     SCENE: ClassVar[KukaScene] = WITH_OBJECTS
 
-    def _poses(self, state: KukaState) -> Poses:
-        raise ValueError(
-            f"--simulator=jax does not know where the objects of {self.ENV_ID} lie: for --srl-model=raw_pixels use "
-            "--simulator=pybullet --renderer=jax"
-        )
+    def _objects(self, key: jax.Array, buttons: jax.Array) -> jax.Array | tuple[()]:
+        if not self._shows_objects():
+            return ()
+        kind_key, place_key, rest_key = jax.random.split(key, 3)
+        count, kinds = scene.N_OBJECT_DRAWS, len(scene.OBJECTS)
+        draw = jax.random.uniform(place_key, (count, 2), jnp.float32, -1.0, 1.0)
+        places = draw * jnp.array(scene.RANDOM_RANGE) + jnp.array(scene.BUTTON_POSITION)
+        clear = (abs(places - buttons[0]) > scene.OBJECT_CLEARANCE).any(1)
+        ducks = jnp.array(_DUCK_RESTS)[jax.random.randint(rest_key, (count,), 0, len(_DUCK_RESTS))]
+        rests = jnp.stack([ducks, *(jnp.broadcast_to(jnp.array(rest), (count, 5)) for rest in _OTHER_RESTS)])
+        poses = jnp.concatenate([jnp.broadcast_to(places, (kinds, count, 2)), rests], axis=-1)
+        chosen = (jax.random.randint(kind_key, (count,), 0, kinds) == jnp.arange(kinds)[:, None]) & clear
+        absent = jnp.array([*scene.ABSENT, 0.0, 0.0, 0.0, 1.0])
+        lying = jnp.where(chosen[..., None], poses, absent).reshape(kinds * count, 7)
+        return jnp.concatenate([jnp.array([[*scene.SPHERE_POSITION[:2], *_BALL_REST]]), lying])
+
+    def _before_step(self, state: KukaState) -> KukaState:
+        if not self._shows_objects():
+            return state
+        direction = abs(jax.random.normal(jax.random.fold_in(state.key, _PUSH), (2,)))
+        direction /= jnp.linalg.norm(direction)
+        steps = state.steps + jnp.array([0, self._action_repeat])
+        before, after = jnp.interp(steps.astype(jnp.float32), jnp.array(_ROLL_STEPS), jnp.array(_ROLL_DISTANCES))
+        objects = jnp.asarray(state.objects).at[0, :2].add((after - before) * direction)
+        return state._replace(objects=objects)

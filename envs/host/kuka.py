@@ -55,15 +55,15 @@ class KukaArm:
 
     def reset_point(self) -> None:
         """Put the commanded point back to its initial place; the joints do not move."""
-        self._point = INITIAL_POINT
+        self.point = INITIAL_POINT
 
     def move_point(self, dx: float, dy: float, dz: float) -> None:
         """Displace the commanded point [m], clip it to the workspace and drive the arm towards it.
 
         The arm's velocity is limited, so the point runs ahead of the arm. The gripper points straight down.
         """
-        (x, y, z), ((x_min, x_max), (y_min, y_max), (z_min, z_max)) = self._point, self.workspace
-        self._point = (
+        (x, y, z), ((x_min, x_max), (y_min, y_max), (z_min, z_max)) = self.point, self.workspace
+        self.point = (
             min(max(x + dx, x_min), x_max),
             min(max(y + dy, y_min), y_max),
             min(max(z + dz, z_min), z_max),
@@ -71,7 +71,7 @@ class KukaArm:
         angles = p.calculateInverseKinematics(
             self.body,
             EFFECTOR_LINK,
-            self._point,
+            self.point,
             POINTING_DOWN,
             **self._solver,
             physicsClientId=self.client,

@@ -163,6 +163,32 @@ class KukaButtonGymEnv(SRLGymEnv):
             return np.concatenate([position, np.array(self._arm.joint_positions(), dtype=np.float32)])
         return position
 
+    def situation(self) -> dict[str, Any]:
+        """All that decides how the episode goes on, but for its noise; what the twin's state holds.
+
+        Returns:
+            angles, speeds: float32 [7], of the arm's joints (rad, rad/s).
+            point, finger: float32 [3], where the arm is commanded to and where its left finger is (m).
+            buttons: float32 [buttons, 2], x and y of the buttons (m).
+            speed: float32, of the buttons along y (m a step).
+            goal, contacts, steps_outside, steps: int32, as the attributes of the twin's `KukaState`.
+            objects: float32 [bodies, 7], poses of other objects as in `scene_poses`.
+        """
+        client = self._require_client()
+        joints = p.getJointStates(self._arm.body, range(NUM_ARM_JOINTS), physicsClientId=client)
+        places = [p.getBasePositionAndOrientation(button, physicsClientId=client)[0][:2] for button in self._buttons]
+        arm: dict[str, Any] = {"angles": [joint[0] for joint in joints], "speeds": [joint[1] for joint in joints]}
+        arm |= {"point": self._arm.point, "finger": self._finger}
+        counts = {"contacts": self._contacts, "steps_outside": self._steps_outside, "steps": self._steps}
+        counts["goal"] = self._buttons.index(self._button)
+        return {
+            **{name: np.array(value, np.float32) for name, value in arm.items()},
+            "buttons": np.array(places, np.float32),
+            "speed": np.float32(getattr(self, "_speed", 0.0)),
+            **{name: np.int32(value) for name, value in counts.items()},
+            "objects": self.scene_poses()[scene.NUM_JOINTS + 1 + 2 * len(self._buttons) :],
+        }
+
     def scene_poses(self) -> np.ndarray:
         """Where all that moves in a picture is, for a renderer outside the simulator.
 

@@ -67,7 +67,7 @@ def _kuka_joints(env: KukaButtonGymEnv) -> np.ndarray:
 
 def _effector_error(env: KukaButtonGymEnv) -> np.ndarray:
     """How far the commanded point [3] is from where it should be (m)."""
-    point, speed = np.asarray(env._arm._point), getattr(env, "_speed", 0.0)
+    point, speed = np.asarray(env._arm.point), getattr(env, "_speed", 0.0)
     goal = scripted.effector_goal(env.getGroundTruth(), env.getTargetPos(), point, speed, env.force_down, np)
     return goal - point
 

@@ -1,11 +1,11 @@
 """sRGB and CIE L*a*b* (D65), and the change of light and tint that a scaling of its channels makes.
 
-The same code runs on NumPy and on JAX: a function that takes `xp` uses that array module. Planes are kept apart, and the
-channels of a picture come from one broadcast: XLA would work out each plane anew for every part of a stack of them.
+The same code runs on NumPy and on JAX: a function that takes `xp` uses that array module. Planes are kept apart, and
+the channels of a picture come from one broadcast: XLA would work out a plane anew for every part of a stack.
 
-A picture in between is held as the three cube-root responses f(X/Xn), f(Y/Yn), f(Z/Zn) from which L* = 116 f_y - 16, a* = 500 (f_x - f_y) and
-b* = 200 (f_y - f_z) are made: scaling L*, a* and b* is an affine map of them, so that a picture which changes little
-from frame to frame needs no cube root per frame.
+A picture in between is held as the three cube-root responses f(X/Xn), f(Y/Yn), f(Z/Zn) from which L* = 116 f_y - 16,
+a* = 500 (f_x - f_y) and b* = 200 (f_y - f_z) are made: scaling L*, a* and b* is an affine map of them, so that colours
+which stay what they are from frame to frame need no cube root per frame.
 """
 
 from __future__ import annotations
@@ -37,14 +37,12 @@ def responses(rgb: Array, xp: Any) -> Planes:
     """Cube-root responses, three times float32 [...], of sRGB pictures [..., 3] of 0 to 255."""
     value = rgb.astype(xp.float32) / 255.0
     linear = xp.where(value <= 0.04045, value / 12.92, _power((value + 0.055) / 1.055, 2.4, xp))
-    red, green, blue = (_response(sum(float(row[j]) * linear[..., j] for j in range(3)), xp) for row in _TO_WHITE)
-    return red, green, blue
-
-
-def _response(ratio: Array, xp: Any) -> Array:
-    """CIE's cube root, with its toe."""
-    toe = ratio / (3 * _DELTA**2) + _OFFSET
-    return xp.where(ratio > _DELTA**3, _power(xp.maximum(ratio, _DELTA**3), 1 / 3, xp), toe)
+    # A matrix product is worked out once, while XLA would repeat a sum of channels for each of its readers.
+    exactly = {} if xp is np else {"precision": "highest"}
+    ratios = xp.einsum("ij,...j->i...", _TO_WHITE.astype(np.float32), linear, **exactly)
+    toe = ratios / (3 * _DELTA**2) + _OFFSET
+    f_x, f_y, f_z = xp.where(ratios > _DELTA**3, _power(xp.maximum(ratios, _DELTA**3), 1 / 3, xp), toe)
+    return f_x, f_y, f_z
 
 
 def _power(base: Array, exponent: float, xp: Any) -> Array:
@@ -69,7 +67,9 @@ def recoloured(response: Planes, factors: Array, xp: Any) -> Array:
     x = y + green * (f_x - f_y) + (green - 1.0) * (128.0 / 500.0)
     z = y + blue * (f_z - f_y) - (blue - 1.0) * (128.0 / 200.0)
     ratios = [xp.where(t > _DELTA, t * t * t, (t - _OFFSET) * (3 * _DELTA**2)) for t in (x, y, z)]
-    linear = sum(ratio[..., None] * column for ratio, column in zip(ratios, _FROM_WHITE.T.astype(np.float32), strict=True))
+    linear = sum(
+        ratio[..., None] * column for ratio, column in zip(ratios, _FROM_WHITE.T.astype(np.float32), strict=True)
+    )
     # By way of int32, which every processor converts several of at a time.
     return (encoded(linear, xp) * 255.0 + 0.5).astype(xp.int32).astype(xp.uint8)
 

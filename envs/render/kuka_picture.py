@@ -55,10 +55,11 @@ _OBJECT_COLOURS: tuple[Rgb, ...] = (
     (1.0, 1.0, 0.4),
     (1.0, 1.0, 1.0),
 )
-_BALL_RADIUS = 0.03
+# Round ones are larger than they are, so that their few facets cover as much of a picture: see `tests/envs/render`.
+_BALL_RADIUS = 0.0317
 # Middle and radii in the duck's frame, in which it stands along y.
-_DUCK_BODY = ((-0.004, 0.025, 0.002), (0.041, 0.024, 0.029))
-_DUCK_HEAD = ((-0.018, 0.062, 0.002), (0.023, 0.02, 0.02))
+_DUCK_BODY = ((-0.004, 0.025, 0.002), (0.0445, 0.026, 0.0315))
+_DUCK_HEAD = ((-0.018, 0.062, 0.002), (0.027, 0.0225, 0.0225))
 _BRICK = ((0.0, 0.0, -0.002), (0.032, 0.032, 0.019))
 _CUBE = ((0.0, 0.0, 0.0), (0.05, 0.05, 0.05))
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from envs.render.omnirobot_scene import Array, OmniRobotRenderer, Patch
+from envs.render.solids import unpack
 
 
 class OmniRobotDeviceRenderer(OmniRobotRenderer):
@@ -13,11 +17,27 @@ class OmniRobotDeviceRenderer(OmniRobotRenderer):
 
     xp = jnp
 
-    def _once(self, values: Array) -> jax.Array:
-        return jax.lax.optimization_barrier(values)
-
-    def _cut(self, picture: Array, corner: Array, shape: tuple[int, ...]) -> jax.Array:
+    def _cut(self, picture: Array, corner: Array, shape: tuple[int, ...]) -> Array:
         return jax.lax.dynamic_slice(jnp.asarray(picture), (*corner, 0), (*shape, 3))
 
-    def _put(self, picture: Array, patch: Patch) -> jax.Array:
-        return jax.lax.dynamic_update_slice(jnp.asarray(picture), patch.rgb, (*patch.corner, 0))
+    def _put(self, picture: Array, patches: tuple[Patch, ...]) -> jax.Array:
+        picture = jnp.asarray(picture)
+        for patch in patches:
+            picture = jax.lax.dynamic_update_slice(picture, patch.rgb, (*patch.corner, 0))
+        return picture
+
+    def _each(self, change: Callable[[Array], Array], patches: tuple[Patch, ...]) -> tuple[Patch, ...]:
+        # In a loop: outside it, XLA would work out the patches again and again for the change.
+        changed = jax.lax.map(change, jnp.stack([patch.rgb for patch in patches]))
+        return tuple(Patch(patch.corner, rgb) for patch, rgb in zip(patches, changed, strict=True))
+
+    def _look_up(self, colours: Array) -> jax.Array:
+        # In a loop: outside it, XLA would work out the palette anew for each pixel.
+        def look_up(half: Array, words: Array) -> Array:
+            return words.at[half].set(jnp.take(table, places[half], mode="clip"))
+
+        table = (colours.astype(jnp.uint32) << np.array([16, 8, 0], np.uint32)).sum(-1, dtype=jnp.uint32)
+        halves = 1 + (self.size % 2 == 0)
+        places = jnp.asarray(self._places.reshape(halves, -1))
+        words = jax.lax.fori_loop(0, halves, look_up, jnp.zeros(places.shape, jnp.uint32))
+        return unpack(words.reshape(self.size, self.size))

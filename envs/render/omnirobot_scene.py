@@ -5,13 +5,13 @@ marker and then the robot's, each blended into a small window, and changes light
 
 The original pastes markers into the camera's full picture and resizes it afterwards. Here a pixel of the small picture
 gathers the marker's pixels that the resizing would have brought there, blended with the floor's pixel after resizing.
-A marker's pixel is one 32-bit word of four 8-bit channels, colour times cover and cover: looking things up is what takes
-the time.
+A marker's pixel is one 32-bit word of four 8-bit channels, colour times cover and cover: looking things up takes time.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -25,8 +25,8 @@ from envs.render.sampling import corners, framed, resize_positions, resized, und
 
 Array = Any  # of the array module in use
 ROBOT, TARGET = art.robot_marker(), art.target_marker()
-# Of a word: how far to the right its channels are shifted.
-_COLOUR_SHIFTS, _COVER_SHIFT = np.array([0, 8, 16], np.uint32), np.array([24], np.uint32)
+_SIDE = math.hypot(*np.maximum(ROBOT.weight.shape, TARGET.weight.shape)) + 4  # of the square that either fits in
+_SHIFTS = np.array([0, 8, 16, 24], np.uint32)  # of red, green, blue and cover in a word
 
 
 class Patch(NamedTuple):
@@ -57,7 +57,9 @@ class OmniRobotRenderer:
         self._halvings = max(0, math.floor(math.log2(scale / 2.5)))
         self._samples = max(1, round(scale / 2 / 2**self._halvings))
         self.background = background(size)
-        self._responses = responses(self.background, np)
+        # The floor has few colours: a frame's change of light is worked out for these.
+        colours, places = np.unique(self.background.reshape(-1, 3), axis=0, return_inverse=True)
+        self._palette, self._places = responses(colours, np), places.reshape(size, size).astype(np.int32)
 
     def target_patch(self, position: Array, pose: Array, noise: Array | None) -> Patch:
         """The target's marker on the floor; what it looks like does not depend on the robot.
@@ -79,25 +81,22 @@ class OmniRobotRenderer:
             noise: What is added to the marker's pixels, of `ROBOT.rgb`'s shape; None for a clean marker.
             colour: Standard normals [3], of the channels L, a and b; None to leave the colours as they are.
         """
-        scene = self._put(self.background, target)
+        scene = self._put(self.background, (target,))
         robot = self._paste(scene, ROBOT, position, pose, noise)
         if colour is None:
-            return self._put(scene, robot)
+            return self._put(self.background, (target, robot))
         factors = 1.0 + arena.COLOUR_NOISE * colour
-        frame = recoloured(self._responses, factors, self.xp)
-        for patch in (target, robot):
-            rgb = recoloured(responses(patch.rgb, self.xp), factors, self.xp)
-            frame = self._put(frame, Patch(patch.corner, rgb))
-        return frame
+        floor = self._look_up(recoloured(self._palette, factors, self.xp))
+        patches = self._each(lambda rgb: recoloured(responses(rgb, self.xp), factors, self.xp), (target, robot))
+        return self._put(floor, patches)
 
     def _paste(self, scene: Array, marker: art.MarkerArt, position: Array, pose: Array, noise: Array | None) -> Patch:
         """The window of a scene that holds a marker, with the marker in it."""
         xp = self.xp
         words = self._texture(marker, noise)
         height, width = words.shape
-        side = math.hypot(*marker.weight.shape) + 4
         centre = camera_pixel(position)
-        (corner_column, columns), (corner_row, rows) = [self._window(along, side) for along in centre]
+        (corner_column, columns), (corner_row, rows) = [self._window(along) for along in centre]
         # Axes: row and column in the window, then the samples of a pixel down and across.
         right, below = columns[:, None, :] - centre[0], rows[:, None, :, None] - centre[1]
         shrink = 0.5**self._halvings
@@ -106,11 +105,10 @@ class OmniRobotRenderer:
         indices, weights = corners(
             sine * right + cosine * below + middle_row, cosine * right - sine * below + middle_column, height, width, xp
         )
-        texels = self._once(framed(words, xp).reshape(-1)[xp.stack(indices)])
-        colour, cover = self._weighted(texels, weights, _COLOUR_SHIFTS), self._weighted(texels, weights, _COVER_SHIFT)
+        layer = self._sampled(framed(words, xp).reshape(-1), indices, weights)
         corner = (corner_row, corner_column)
-        behind = self._cut(scene, corner, cover.shape[:2])
-        blended = colour + behind * (1.0 - cover / 255.0)
+        behind = self._cut(scene, corner, layer.shape[:2])
+        blended = layer[..., :3] + behind * (1.0 - layer[..., 3:] / 255.0)
         return Patch(corner, (xp.clip(blended, 0.0, 255.0) + 0.5).astype(xp.uint8))
 
     def _texture(self, marker: art.MarkerArt, noise: Array | None) -> Array:
@@ -120,52 +118,57 @@ class OmniRobotRenderer:
         """
         xp = self.xp
         cover = marker.weight[..., None]
-        planes = smoothed(np.moveaxis(np.concatenate([marker.rgb * cover, 255.0 * cover], axis=-1), -1, 0))
+        colours, opaque = (smoothed(np.moveaxis(part, -1, 0)) for part in (marker.rgb * cover, 255.0 * cover))
         if noise is not None:
-            added = smoothed(xp.moveaxis(noise * cover, -1, 0))
-            planes = planes + xp.pad(added, ((0, 1), (0, 0), (0, 0)))
+            colours = colours + smoothed(xp.moveaxis(noise * cover, -1, 0))
         for _ in range(self._halvings):
-            planes = halved(planes, xp)
-        red, green, blue, opaque = (xp.clip(planes, 0.0, 255.0) + 0.5).astype(xp.uint32)
-        return red | (green << 8) | (blue << 16) | (opaque << 24)
+            colours, opaque = halved(colours, xp), halved(opaque, np)
+        red, green, blue = (xp.clip(colours, 0.0, 255.0) + 0.5).astype(xp.uint32)
+        return red | (green << 8) | (blue << 16) | ((opaque[0] + 0.5).astype(np.uint32) << 24)
 
-    def _weighted(self, texels: Array, weights: tuple[Array, ...], shifts: np.ndarray) -> Array:
-        """Some channels of the pixels of a window, float32 [rows, columns, channels] of 0 to 255.
+    def _sampled(self, texture: Array, indices: tuple[Array, ...], weights: tuple[Array, ...]) -> Array:
+        """The marker's four channels in each pixel of a window, float32 [rows, columns, 4] of 0 to 255.
 
         Args:
-            texels: Words of the four corners, uint32 [4, rows, columns, samples, samples].
-            weights: Of the four corners, float32 [rows, columns, samples, samples] each.
-            shifts: Of the channels in a word, uint32 [channels].
+            texture: Words, uint32 [n].
+            indices: Of four of them, int32 [rows, columns, samples, samples] each.
+            weights: How much each of the four counts, float32 alike.
         """
-        total = sum(
-            ((words[..., None] >> shifts) & np.uint32(255)).astype(np.float32) * weight[..., None]
-            for words, weight in zip(texels, weights, strict=True)
-        )
-        return total.sum((2, 3)) / np.float32(self._samples**2)
+        return sum(self._share(texture, *corner) for corner in zip(indices, weights, strict=True))
 
-    def _window(self, centre: Array, side: float) -> tuple[Array, Array]:
+    def _share(self, texture: Array, index: Array, weight: Array) -> Array:
+        """What one of the four adds to `_sampled`."""
+        channels = (texture[index][..., None] >> _SHIFTS) & np.uint32(255)
+        values = channels.astype(np.float32) * weight[..., None]
+        return values.sum((2, 3)) / np.float32(self._samples**2)
+
+    def _window(self, centre: Array) -> tuple[Array, Array]:
         """First pixel of the window around a coordinate of the camera, and where its pixels lie there."""
         scale = arena.CROP / self.size
-        count = min(self.size, math.ceil(side / scale) + 3)
-        first = self.xp.floor((centre - side / 2 + 0.5) / scale - 1.0).astype(self.xp.int32)
+        count = min(self.size, math.ceil(_SIDE / scale) + 3)
+        first = self.xp.floor((centre - _SIDE / 2 + 0.5) / scale - 1.0).astype(self.xp.int32)
         first = self.xp.clip(first, 0, self.size - count)
         return first, resize_positions(first + np.arange(count, dtype=np.int32), arena.CROP, self.size, self._samples)
-
-    def _once(self, values: Array) -> Array:
-        """The values, worked out once however many read them."""
-        return values
 
     def _cut(self, picture: Array, corner: Array, shape: tuple[int, ...]) -> Array:
         """The window of a picture at a corner."""
         (row, column), (rows, columns) = corner, shape
         return picture[row : row + rows, column : column + columns]
 
-    def _put(self, picture: Array, patch: Patch) -> Array:
-        """A copy of a picture with a patch over it."""
-        (row, column), (rows, columns, _) = patch.corner, patch.rgb.shape
+    def _put(self, picture: Array, patches: tuple[Patch, ...]) -> Array:
+        """A copy of a picture with patches of one size over it, the last on top."""
         picture = picture.copy()
-        picture[row : row + rows, column : column + columns] = patch.rgb
+        for (row, column), rgb in patches:
+            picture[row : row + len(rgb), column : column + rgb.shape[1]] = rgb
         return picture
+
+    def _each(self, change: Callable[[Array], Array], patches: tuple[Patch, ...]) -> tuple[Patch, ...]:
+        """Patches of one size whose pictures are changed."""
+        return tuple(Patch(corner, change(rgb)) for corner, rgb in patches)
+
+    def _look_up(self, colours: Array) -> Array:
+        """The floor in other colours, uint8 [size, size, 3], for those of the palette."""
+        return colours[self._places]
 
 
 def camera_pixel(position: Array) -> tuple[Array, Array]:

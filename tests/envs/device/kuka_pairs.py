@@ -69,7 +69,7 @@ def start_of(env: KukaButtonGymEnv) -> Start:
     arm = ArmState(
         np.array([state[0] for state in states], np.float32),
         np.array([state[1] for state in states], np.float32),
-        np.array(env._arm._point, np.float32),
+        np.array(env._arm.point, np.float32),
         np.array(env.getGroundTruth(), np.float32),
     )
     places = [p.getBasePositionAndOrientation(body, physicsClientId=env._client)[0][:2] for body in env._buttons]

@@ -143,6 +143,59 @@ def test_own_pictures_are_those_of_the_hosts_start() -> None:
     assert np.abs(np.asarray(ours).astype(int) - theirs).mean() < 8
 
 
+@pytest.mark.parametrize("name", ["two", "moving"])
+def test_state_of_a_host_goes_on_as_the_host_does(name) -> None:
+    host_class, twin_class = PAIRS[name]
+    host, twin = quiet(host_class)(random_target=True), quiet(twin_class)(random_target=True)
+    host.reset(seed=5)
+    for action in [4] * 60 + [1] * 20:
+        host.step(action)
+    state = twin.state_of(host)
+    assert int(state.steps) == 80 and state.objects == ()
+    step = jax.jit(twin.step)
+    for action in [4, 0, 4, 3] * 5:
+        obs, reward, *_ = host.step(action)
+        state, ours = step(state, jnp.int32(action))
+        np.testing.assert_allclose(ours.obs, obs, atol=2e-3)
+        assert float(ours.reward) == reward
+    host.close()
+
+
+def test_twin_of_the_scene_with_objects_draws_what_the_host_shows() -> None:
+    """The host's objects in the host's places; and in the twin's own starts, as many and as far from the button."""
+    options = {"srl_model": "raw_pixels", "image_size": 64, "random_target": True}
+    host, twin = KukaRandButtonGymEnv(**options), KukaRandButtonTwin(**options)
+    theirs, _ = host.reset(seed=1)
+    state = twin.state_of(host)
+    poses = host.scene_poses()
+    host.close()
+    ours, drawn = jax.jit(lambda state, poses: (twin.observe(state), twin.draw(poses)))(state, poses)
+    assert np.abs(np.asarray(ours).astype(int) - theirs).mean() < 8
+    assert (np.asarray(ours) != np.asarray(drawn)).any(-1).mean() < 0.02  # but for the gripper's angles
+    states, _ = jax.jit(jax.vmap(twin.reset))(jax.random.split(jax.random.key(0), 64))
+    lying = states.objects[:, 1:, 2] > -1
+    away = abs(states.objects[:, 1:, :2] - states.buttons[:, :1]).max(-1)
+    assert (away[lying] > 0.1).all()
+    # Of 10 draws over 0.3 m by 0.6 m, those within 0.1 m of the button are left out: at least 1 in 18, at most 2 in 9.
+    assert 7 < lying.sum(1).mean() < 9.6
+    kinds = lying.reshape(64, 3, 10).sum((0, 2))
+    assert (abs(kinds / kinds.sum() - 1 / 3) < 0.07).all()
+
+
+def test_the_ball_rolls_towards_positive_x_and_y_from_the_push_on() -> None:
+    twin = KukaRandButtonTwin(srl_model="raw_pixels", image_size=8)
+    step = jax.jit(twin.step)
+    state, _ = jax.jit(twin.reset)(jax.random.key(0))
+    balls = []
+    for _ in range(80):
+        state, _ = step(state, jnp.int32(1))
+        balls.append(state.objects[0, :2] - jnp.array((0.25, -0.2)))
+    balls = np.array(balls)
+    np.testing.assert_allclose(balls[:10], 0, atol=1e-6)
+    assert (np.diff(balls[10:], axis=0) > 0).all()
+    np.testing.assert_allclose(np.linalg.norm(balls[60]), 0.16, atol=2e-3)
+
+
 @pytest.mark.parametrize("options", [{}, {"is_discrete": False}, JOINTS])
 def test_starts_are_drawn_as_in_pybullet(options) -> None:
     host = KukaButtonGymEnv(**options)

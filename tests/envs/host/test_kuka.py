@@ -271,7 +271,7 @@ def test_workspace_bounds_the_commanded_point(make):
         env.reset(seed=0)
         for action in [1] * 30 + [3] * 30:
             env.step(action)
-        assert env._arm._point[:2] == bounds
+        assert env._arm.point[:2] == bounds
 
 
 def test_action_repeat_is_that_many_simulation_steps(make):
@@ -318,7 +318,7 @@ def test_random_target(make):
 def test_first_commands_go_in_any_direction(make):
     """The original's continuous first commands all went to +x, +y, +z, and its joints all moved alike."""
     env = make(is_discrete=False)
-    points = np.array([(env.reset(seed=s), env._arm._point)[1] for s in range(60)]) - kuka.INITIAL_POINT
+    points = np.array([(env.reset(seed=s), env._arm.point)[1] for s in range(60)]) - kuka.INITIAL_POINT
     assert (points[:, :2] > 0).mean(0) == pytest.approx([0.5, 0.5], abs=0.2)
     assert np.linalg.norm(points, axis=1).max() <= 5 * 0.0035 + 1e-9
     assert (points[:, 2] < 0).any() and points[:, 2].max() <= 0

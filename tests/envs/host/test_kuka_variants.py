@@ -47,7 +47,7 @@ def idle(env):
 
 def put_arm_over(env, x, y, height=0.25):
     """Bring the finger above a point of the table, at a height of the effector point [m], with real motors."""
-    env._arm._point = (x, y - 0.024, height)
+    env._arm.point = (x, y - 0.024, height)
     for _ in range(600):
         env._arm.move_point(0.0, 0.0, 0.0)
         p.stepSimulation(physicsClientId=env._client)

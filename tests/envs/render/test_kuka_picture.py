@@ -27,7 +27,6 @@ SCENES: dict[str, tuple[type[KukaButtonGymEnv], KukaScene]] = {
     "KukaRandButton": (KukaRandButtonGymEnv, WITH_OBJECTS),
 }
 MAX_DIFFERENCE, MIN_SSIM, MIN_OVERLAP = 8.0, 0.9, 0.9
-MIN_OBJECT_OVERLAP = 0.8  # of ducks and bricks, which are a few pixels wide and drawn as simple solids
 
 
 def photograph(env: KukaButtonGymEnv, camera: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +106,7 @@ def assert_alike(agreement: dict[str, float]) -> None:
     assert agreement["difference"] <= MAX_DIFFERENCE
     assert agreement["ssim"] >= MIN_SSIM
     assert agreement["arm"] >= MIN_OVERLAP and agreement["buttons"] >= MIN_OVERLAP
-    assert agreement.get("objects", 1.0) >= MIN_OBJECT_OVERLAP
+    assert agreement.get("objects", 1.0) >= MIN_OVERLAP
 
 
 @pytest.mark.parametrize("camera", [0, 1])
