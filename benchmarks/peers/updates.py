@@ -41,7 +41,13 @@ def rejax(algo: str, told: dict, updates: int, repeat: int) -> None:
     import rejax as peer
 
     num_envs = told["num_envs"]
-    shared = {"env": told["env"], "num_envs": num_envs, "agent_kwargs": {"hidden_layer_sizes": told["net"]}}
+    shared = {"env": told["env"], "num_envs": num_envs}
+    if algo == "sac":
+        shared["hidden_layer_sizes"] = told["net"]
+    elif algo == "ppo2":
+        shared["agent_kwargs"] = {"hidden_layer_sizes": told["net"]}
+    else:  # it can be told no other
+        assert told["net"] == [64, 64]
     if algo == "ppo2":
         iterations = -(-updates // (4 * told["epochs"]))
         updates = iterations * 4 * told["epochs"]
