@@ -176,13 +176,7 @@ def make(spec: Spec, config: Config) -> Agent:
         returns = episode_returns(batch).reshape(config.num_population, -1).mean(axis=1)
         search = _remember(acting, search, returns)
         mean, strategy = cma.tell(constants, search.strategy, acting.weights, search.samples, -returns, clock.iteration)
-        metrics = {
-            "fitness_mean": returns.mean(),
-            "fitness_best": returns.max(),
-            "best_member_return": search.member_return,
-            "step_norm": jnp.linalg.norm(mean - acting.weights),
-            **_spread(strategy),
-        }
+        metrics = _report(returns, search, mean - acting.weights, strategy)
         search = search._replace(strategy=strategy, samples=draw(key, strategy))
         return AgentState(Acting(mean, add_episodes(acting.stats, batch)), search), metrics
 
@@ -201,17 +195,27 @@ def make(spec: Spec, config: Config) -> Agent:
         search = old.learning
         return AgentState(old.acting, search._replace(samples=draw(key, search.strategy)))
 
-    def others(state: AgentState) -> dict[str, Any]:
-        return {"member": state.learning.member}
-
-    return Agent(init, act, update, traits, probabilities, others=others, discard=discard)
+    return Agent(init, act, update, traits, probabilities, others=_best_member, discard=discard)
 
 
-def _spread(strategy: cma.Strategy) -> dict[str, jax.Array]:
-    """Step size, and the standard deviations of the narrowest and of the widest parameter."""
+def _best_member(state: AgentState) -> dict[str, Any]:
+    """What is kept beside the mean."""
+    return {"member": state.learning.member}
+
+
+def _report(returns: jax.Array, search: Search, step: jax.Array, strategy: cma.Strategy) -> dict[str, jax.Array]:
+    """Metrics of a generation with these returns [population] that moved the mean by `step` [dimension]."""
     variances = strategy.cov if strategy.cov.ndim == 1 else jnp.diagonal(strategy.cov)
     deviations = strategy.sigma * jnp.sqrt(variances)
-    return {"sigma": strategy.sigma, "deviation_min": deviations.min(), "deviation_max": deviations.max()}
+    return {
+        "fitness_mean": returns.mean(),
+        "fitness_best": returns.max(),
+        "best_member_return": search.member_return,
+        "step_norm": jnp.linalg.norm(step),
+        "sigma": strategy.sigma,
+        "deviation_min": deviations.min(),
+        "deviation_max": deviations.max(),
+    }
 
 
 def _remember(mean: Acting, search: Search, returns: jax.Array) -> Search:

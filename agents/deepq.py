@@ -129,6 +129,12 @@ def gradient_step(
     return params, optimizer, priorities, metrics
 
 
+def share_of_random_actions(hyper: Hyper, clock: Clock) -> jax.Array:
+    """Epsilon []: falls linearly from 1 to its final value within the exploration fraction of the training."""
+    left = jnp.maximum(0.0, 1.0 - clock.progress / hyper.exploration_fraction)
+    return hyper.exploration_final_eps + (1.0 - hyper.exploration_final_eps) * left
+
+
 def make(spec: Spec, config: Config) -> Agent:
     """Build DeepQ for an environment.
 
@@ -177,20 +183,21 @@ def make(spec: Spec, config: Config) -> Agent:
         (params, optimizer, priorities), metrics = gradient_steps(step, carry, key, config.gradient_steps, ready)
         due = (clock.iteration + 1) % copy_every == 0
         target = jax.lax.cond(due, lambda: copied(params), lambda: learning.target)
-        left = jnp.maximum(0.0, 1.0 - clock.progress / hyper.exploration_fraction)
-        epsilon = hyper.exploration_final_eps + (1.0 - hyper.exploration_final_eps) * left
+        epsilon = share_of_random_actions(hyper, clock)
         learning = Learning(target, optimizer, learning.replay, priorities)
         return AgentState(Acting(params, acting.stats, epsilon), learning), metrics | {"epsilon": epsilon}
-
-    def discard(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
-        replay, priorities = new.learning.replay, new.learning.priorities
-        return old._replace(learning=old.learning._replace(replay=replay, priorities=priorities))
 
     def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
         return jax.nn.softmax(values(state.acting, obs))
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, probabilities, discard=discard)
+    return Agent(init, act, update, traits, probabilities, discard=_keep_replay)
+
+
+def _keep_replay(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
+    """The state before an update that is thrown away, with what it has written into the memory."""
+    replay, priorities = new.learning.replay, new.learning.priorities
+    return old._replace(learning=old.learning._replace(replay=replay, priorities=priorities))
 
 
 class DeepQ(JaxAlgorithm):
