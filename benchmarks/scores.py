@@ -29,21 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.score_table import TABLE, Entry  # noqa: E402
+from launch.results.statistics import interval, iqm  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "scores.json"
-RESAMPLES = 10_000
-
-
-def iqm(values: np.ndarray) -> np.ndarray:
-    """Mean of the middle half of values [..., n]: a quarter is cut at each end, rounded down to whole values."""
-    cut = values.shape[-1] // 4
-    return np.sort(values, axis=-1)[..., cut : values.shape[-1] - cut].mean(axis=-1)
-
-
-def interval(values: np.ndarray) -> list[float]:
-    """95 % percentile bootstrap interval of the IQM of values [n]."""
-    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    return np.percentile(iqm(values[drawn]), [2.5, 97.5]).tolist()
 
 
 def command(entry: Entry, seeds: int, seed: int) -> list[str]:
@@ -87,14 +75,14 @@ def record(entry: Entry, words: list[str], scores: dict[str, list[float]]) -> di
     """What scores.json keeps of a line."""
     import jax
 
-    final = np.asarray(scores["final"])
+    value, low, high = interval(iqm, [np.asarray(scores["final"])])
     return {
         "command": "python launch/train.py " + " ".join(words),
         "steps": entry.steps,
         "final": scores["final"],
         "best": scores.get("best", scores["final"]),
-        "iqm": float(iqm(final)),
-        "interval": interval(final),
+        "iqm": value,
+        "interval": [low, high],
         "published": entry.published._asdict(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
     }
@@ -118,7 +106,7 @@ def show(results: dict[str, Any], entries: list[Entry]) -> None:
             continue
         result = results[entry.key]
         low, high = result["interval"]
-        best = float(iqm(np.asarray(result["best"])))
+        best = float(iqm([np.asarray(result["best"])]))
         print(
             f"{entry.key:48} {entry.steps:9,}  {result['iqm']:8.1f} {f'[{low:.1f}, {high:.1f}]':>20} {best:8.1f}  "
             f"{published:>15}  {verdict(entry, result)}"
