@@ -52,7 +52,7 @@ GOOD = [
     "--checkpoint-every 100_000 --log-dir some/new/folder",
     "--seed 3 --seed 3 -c --continuous",
     "--log-std-init -0.5 --policy feedforward --activation relu --net-arch 256",
-    "--latest --load-rl-model-path .",
+    "--load-rl-model-path .",
     "-c -r -v",
 ]
 

@@ -23,7 +23,7 @@ CARTPOLE, PENDULUM = "--env=CartPole-v1 --simulator=jax ", "--env=Pendulum-v1 --
         (CARTPOLE + "--algo=ppo1 --policy=lstm", "--policy"),
         (CARTPOLE + "--algo=trpo --policy=lstm", "--policy"),
         (CARTPOLE + "--algo=deepq --policy=lstm", "--policy"),
-        (CARTPOLE + "--algo=cma-es --policy=lstm", "choose one of auto, linear, mlp"),
+        (CARTPOLE + "--algo=cma-es --policy=lstm", "not cma-es; choose one of them or --policy=auto"),
         # Batches above the replay memory, memories below a rollout.
         (
             CARTPOLE + "--algo=deepq --buffer-size=31",
