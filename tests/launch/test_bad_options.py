@@ -44,7 +44,7 @@ CARTPOLE, PENDULUM = "--env=CartPole-v1 --simulator=jax ", "--env=Pendulum-v1 --
         (CARTPOLE + "--algo=cma-es --covariance=full --net-arch=2000,2000", "use --covariance=diagonal"),
         (CARTPOLE + "--algo=deepq --buffer-size=1e10", "1 run would need"),
         (PENDULUM + "--algo=ddpg --memory-limit=1e11", "1 run would need"),
-        (PENDULUM + "--algo=sac --buffer-size=1e8 --num-seeds=64", "64 runs would need"),
+        (PENDULUM + "--algo=sac --buffer-size=1e10", "1 run would need"),
         # Numbers that are none.
         (CARTPOLE + "--algo=ppo2 --learning-rate=nan", "--learning-rate=nan"),
         (CARTPOLE + "--algo=ppo2 --sweep learning_rate:1e-3,inf", "inf"),

@@ -132,6 +132,7 @@ def test_spec_is_the_hosts_and_what_reset_and_step_return(name, options) -> None
     assert kinds[0] == kinds[1], "another type would make a second program of the second step"
 
 
+@pytest.mark.slow
 def test_own_pictures_are_those_of_the_hosts_start() -> None:
     """But for the random commands of a reset, which move the hand by a few millimetres."""
     options = {"srl_model": "raw_pixels", "image_size": 48}
@@ -161,6 +162,7 @@ def test_state_of_a_host_goes_on_as_the_host_does(name) -> None:
     host.close()
 
 
+@pytest.mark.slow
 def test_twin_of_the_scene_with_objects_draws_what_the_host_shows() -> None:
     """The host's objects in the host's places; and in the twin's own starts, as many and as far from the button."""
     options = {"srl_model": "raw_pixels", "image_size": 64, "random_target": True}
@@ -182,6 +184,7 @@ def test_twin_of_the_scene_with_objects_draws_what_the_host_shows() -> None:
     assert (abs(kinds / kinds.sum() - 1 / 3) < 0.07).all()
 
 
+@pytest.mark.slow
 def test_the_ball_rolls_towards_positive_x_and_y_from_the_push_on() -> None:
     twin = KukaRandButtonTwin(srl_model="raw_pixels", image_size=8)
     step = jax.jit(twin.step)
