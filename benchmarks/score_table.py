@@ -124,7 +124,7 @@ _PENDULUM = _task(
             1_000_000,
             _zoo(-163, 103),
             "--num-cpu=8 --n-steps=8 --learning-rate=7e-4 --lr-schedule=linear --gamma=0.9 --lam=0.9 --vf-coef=0.4 "
-            "--ent-coef=0 --log-std-init=-2 --use-sde",
+            "--ent-coef=0 --log-std-init=-2 --use-sde --noortho-init --normalize-reward",
         ),
         "trpo": (
             100_000,
@@ -215,20 +215,23 @@ _REACHER = _task(
         "a2c": (
             2_000_000,
             _zoo(15, 11),
-            "--num-cpu=4 --n-steps=8 --lam=0.9 --learning-rate=9.6e-4 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
-            "--log-std-init=-2 --net-arch=256,256 --activation=relu --use-sde",
+            "--num-cpu=4 --n-steps=8 --lam=0.9 --learning-rate=8e-4 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
+            "--noortho-init --use-sde --log-std-init=-2 --normalize-reward",
         ),
         "trpo": (
             300_000,
             _zoo(15, 12),
-            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 --cg-damping=0.1 --vf-iters=20 "
-            "--vf-stepsize=1e-3 --entcoeff=0",
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --fisher-stride=1 --cg-iters=25 --cg-damping=0.1 "
+            "--vf-iters=20 --vf-stepsize=1e-3 --entcoeff=0 --normalize-reward --net-arch=256,256 --activation=relu "
+            "--noortho-init --log-std-init=-1",
         ),
         "ppo2": (
             1_000_000,
             _zoo(17, 11),
-            "--num-cpu=16 --n-steps=512 --nminibatches=64 --noptepochs=20 --lam=0.9 --cliprange=0.4 "
-            "--learning-rate=3e-5 --ent-coef=0 --log-std-init=-2 --net-arch=256,256 --activation=relu --use-sde",
+            "--num-cpu=8 --n-steps=512 --nminibatches=64 --noptepochs=20 --lam=0.9 --cliprange=0.4 "
+            "--clip-schedule=linear --noclip-value --learning-rate=3e-5 --lr-schedule=constant --ent-coef=0 "
+            "--vf-coef=1 --net-arch=256,256 --activation=relu --noortho-init --use-sde --sde-sample-freq=4 "
+            "--log-std-init=-2.7 --normalize-reward",
         ),
         "ddpg": (
             300_000,
