@@ -20,6 +20,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def train(entry: Entry, words: list[str], log_dir: Path) -> dict[str, list[float
     Raises:
         SystemExit: The training failed.
     """
-    place = log_dir / entry.key.replace("/", "-").replace(" ", "-")
+    # A folder for each command: a training begun with other settings is not gone on with.
+    place = log_dir / f"{entry.key.replace('/', '-').replace(' ', '-')}-{zlib.crc32(' '.join(words).encode()):08x}"
     begun = sorted(path.parent for path in place.glob("*/*/*/*/args.json"))
     arguments = [*words, f"--log-dir={place}", "--no-vis"]
     if begun and any((begun[-1] / "checkpoints").glob("*")):
@@ -91,8 +93,8 @@ def record(entry: Entry, words: list[str], scores: dict[str, list[float]]) -> di
 def verdict(entry: Entry, result: dict[str, Any]) -> str:
     """How a recorded line compares with the published score."""
     mean, std, _ = entry.published
-    if result["iqm"] > mean or (result["iqm"] == mean and std == 0):
-        return "beats" if result["iqm"] > mean else "meets"
+    if result["iqm"] > mean:
+        return "beats"
     return "meets" if result["iqm"] >= mean - std else "misses"
 
 
