@@ -157,11 +157,20 @@ class RobotClient:
         connection.setsockopt(zmq.RECONNECT_IVL, RECONNECT)
         connection.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
         connection.setsockopt(zmq.IPV6, int("[" in self._endpoint))
+        # a peer of another protocol may be there and gone between two looks
+        ended = connection.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             connection.connect(self._endpoint)
+            connected = connection.poll(int(self._timeouts.connect * 1000), zmq.POLLOUT)
+            was_there = ended.poll(0)
         except zmq.ZMQError as error:
             raise RobotError(f"{self._name}: {error.strerror}") from None
-        if not connection.poll(int(self._timeouts.connect * 1000), zmq.POLLOUT):
+        finally:
+            connection.disable_monitor()
+            ended.close(0)
+        if not connected:
+            if was_there:
+                raise self._gone("its hello came")
             raise RobotError(
                 f"{self._name}: no connection within {self._timeouts.connect:g} s; is the server running there?"
             )
