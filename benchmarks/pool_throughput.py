@@ -109,12 +109,13 @@ class Pool:
         start = time.perf_counter()
         for group, choice in enumerate(actions):
             pool.send(group, choice[0])
-        for step in range(1, steps):
-            for group, choice in enumerate(actions):
-                pool.receive(group)
-                pool.send(group, choice[step % len(choice)])
-        for group in range(len(actions)):
+        played = [0] * len(actions)
+        while min(played) < steps:
+            group = pool.ready()
             pool.receive(group)
+            played[group] += 1
+            if played[group] < steps:
+                pool.send(group, actions[group][played[group] % len(actions[group])])
         return time.perf_counter() - start
 
     def close(self) -> None:

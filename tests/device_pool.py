@@ -75,6 +75,10 @@ class DeviceEnvPool:
         self._current[group] = (state, step.obs)
         self._sent[group] = step
 
+    def ready(self) -> int:
+        """The group that was sent first of those not received."""
+        return next(iter(self._sent))
+
     def receive(self, group: int) -> PoolStep:
         """The step of one group, arrays [len(group), ...] in the group's order."""
         if group not in self._sent:

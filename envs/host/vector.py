@@ -87,8 +87,9 @@ class VectorPool:
             (`envs.make.host_factory`); called in the workers.
         seeds: (run seed, index) per environment. The reset of an episode is seeded by (run seed, index, episode).
         groups: Environment indices of each group, every environment in exactly one; None for a single group.
-        num_workers: Number of processes; by default one per core, at most one per environment. Every group is spread
-            over all of them.
+        num_workers: Number of processes; by default one per core, at most one per environment. Where there are as
+            many groups, each has a worker of its own: it waits for no other worker, and while it waits for actions it
+            leaves its core to the policy. Otherwise every group is spread over all workers.
         auto_reset: Reset an environment within the step that ends its episode. Otherwise it is left alone, as if
             inactive, until `reset`.
         finite: Whether a reward or an observation that is not finite ends the pool; otherwise it is passed on.
@@ -140,11 +141,11 @@ class VectorPool:
     def _setup_of(
         self, number: int, count: int, factory: bytes, seeds: Sequence[tuple[int, int]], auto_reset: bool, finite: bool
     ) -> Setup:
-        """What one of `count` workers is told: its slots are every count-th, so that each group meets all workers."""
-        groups, start = [], 0
-        for group in self.groups:
+        """What one of `count` workers is told: its own group, or every count-th slot of each group."""
+        groups, start, own = [], 0, count == len(self.groups)
+        for place, group in enumerate(self.groups):
             slots = range(start, start + len(group))
-            groups.append(tuple(slot for slot in slots if slot % count == number))
+            groups.append(tuple(slot for slot in slots if (place if own else slot % count) == number))
             start += len(group)
         indices = {slot: int(self._order[slot]) for slots in groups for slot in slots}
         return Setup(
@@ -228,7 +229,7 @@ class VectorPool:
             self._memory.episode[:] = episode - 1
         channel = self._channels[-1]
         channel.start()
-        self._await(channel)
+        self._await(channel).busy = False
         self._ready = True
         return self._memory.obs[self._slot]
 
@@ -256,6 +257,19 @@ class VectorPool:
             views.active[views.ended] = False
         channel.start()
 
+    def ready(self) -> int:
+        """Wait until a group can be received without waiting; which one, of several that whose turn came first.
+
+        Raises:
+            RuntimeError: No group was sent, or the pool is closed.
+            WorkerError: As `receive` says.
+        """
+        self._require_open()
+        busy = [channel for channel in self._channels if channel.busy]
+        if not busy:
+            raise RuntimeError("ready() without send()")
+        return self._await(*busy).number
+
     def receive(self, group: int) -> PoolStep:
         """Wait for the step of one group.
 
@@ -272,7 +286,7 @@ class VectorPool:
         channel = self._channels[group]
         if not channel.busy:
             raise RuntimeError(f"receive() for group {group} without send()")
-        self._await(channel)
+        self._await(channel).busy = False
         views = self._views[group]
         if not self._auto_reset:
             np.logical_or(views.ended, views.step.terminated | views.step.truncated, out=views.ended)
@@ -304,23 +318,26 @@ class VectorPool:
         if not self._workers:
             raise RuntimeError("the pool is closed")
 
-    def _await(self, channel: Channel) -> None:
-        """Wait until every worker has done what a channel asked for."""
+    def _await(self, *channels: Channel) -> Channel:
+        """Wait until every worker has done what one of the channels asked for; which one."""
         watch: dict[int, tuple[int, float]] = {}
         replies = self._replies.fileno()
-        while not channel.complete:
+        while True:
+            for channel in channels:
+                if channel.complete:
+                    return channel
             try:
                 number = os.read(replies, 1)[0]
             except BlockingIOError:
                 number = None
             if number is None:
-                self._look_after(channel, watch)
+                for channel in channels:
+                    self._look_after(channel, watch)
                 continue
             if number == FAILED:
                 raise self._failed(next(filter(None, map(WorkerProcess.failure, self._workers))))
             heard = self._channels[number]
             heard.complete = heard.finished()
-        channel.busy = False
 
     def _look_after(self, channel: Channel, watch: dict[int, tuple[int, float]]) -> None:
         """Restart workers that died and give up on those that hang.

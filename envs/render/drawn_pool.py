@@ -48,6 +48,10 @@ class DrawnPool:
         """Start a step of one group; see `VectorPool.send`."""
         self._pool.send(group, actions, active)
 
+    def ready(self) -> int:
+        """Wait until a group can be received; see `VectorPool.ready`."""
+        return self._pool.ready()
+
     def receive(self, group: int) -> PoolStep:
         """Wait for the step of one group and draw it; see `VectorPool.receive`."""
         step = self._pool.receive(group)

@@ -50,6 +50,10 @@ class EncodedPool:
         """Start a step of one group; see `VectorPool.send`."""
         self._pool.send(group, actions, active)
 
+    def ready(self) -> int:
+        """Wait until a group can be received; see `VectorPool.ready`."""
+        return self._pool.ready()
+
     def receive(self, group: int) -> PoolStep:
         """Wait for the step of one group and encode it; see `VectorPool.receive`."""
         step = self._pool.receive(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -104,6 +105,36 @@ def over_runs(function: Callable[..., Any], num_runs: int, in_axes: tuple[int | 
         return jax.tree.map(lambda x: x[None], function(*squeezed))
 
     return single
+
+
+def lean(function: Callable[..., Any], state: Any, *rest: Any) -> tuple[Callable[..., Any], list[int]]:
+    """`function(state, *rest)` as a function of only those leaves of the state that it reads.
+
+    A call of a jitted function costs about half a microsecond for each leaf of its arguments, read or not, and acting
+    reads a tenth of what learning needs.
+
+    Args:
+        function: Traced once here.
+        state: Its first argument, arrays or shapes.
+        rest: The others, arrays or shapes.
+
+    Returns:
+        The function of (list of leaves, *rest), and the positions of these leaves in `jax.tree.leaves(state)`.
+    """
+    leaves, structure = jax.tree.flatten(state)
+    read: list[int] = []
+
+    @functools.wraps(function)
+    def reduced(some: list[Any], *rest: Any) -> Any:
+        everything: list[Any] = [None] * len(leaves)
+        for position, leaf in zip(read, some, strict=True):
+            everything[position] = leaf
+        return function(jax.tree.unflatten(structure, everything), *rest)
+
+    traced = jax.make_jaxpr(lambda leaves, *rest: function(jax.tree.unflatten(structure, leaves), *rest))(leaves, *rest)
+    used = {id(x) for equation in traced.jaxpr.eqns for x in equation.invars} | {id(x) for x in traced.jaxpr.outvars}
+    read.extend(i for i, x in enumerate(traced.jaxpr.invars[: len(leaves)]) if id(x) in used)
+    return reduced, read
 
 
 def run_keys(seeds: np.ndarray) -> jax.Array:

@@ -19,6 +19,7 @@ from launch.runtime.drivers.common import (
     Chunk,
     Episodes,
     clip_action,
+    lean,
     over_runs,
     run_keys,
     tree_bytes,
@@ -40,6 +41,9 @@ class Pool(Protocol):
 
     def send(self, group: int, actions: np.ndarray, active: np.ndarray | None = None) -> None:
         """Step a group; returns at once."""
+
+    def ready(self) -> int:
+        """Wait until a group can be received; which one."""
 
     def receive(self, group: int) -> Any:
         """Wait for the group's results."""
@@ -87,7 +91,6 @@ class HostDriver:
         self._init = jax.jit(over_runs(self._start, runs, (0, 0)))
         self._rollout_keys = jax.jit(over_runs(self._rollout_keys_one, runs, (0, None)))
         self._player = Player(agent)
-        self._act = jax.jit(over_runs(self._act_one, runs, (0, 0, 0, None, 0, 0)))
         self._begin = jax.jit(lambda count: self._memory_of(count), static_argnums=0)
         self._update = jax.jit(over_runs(self._update_one, runs, (0, 0, 0, 0, None, None)), donate_argnums=0)
         self._eval_act = {
@@ -101,6 +104,8 @@ class HostDriver:
         num_groups = 1 if traits.fresh_episodes else min(num_groups, traits.num_envs)
         self._ranks = [slice(group, None, num_groups) for group in range(num_groups)]
         self._groups = [index[:, ranks].reshape(-1) for ranks in self._ranks]
+        act, self._read = lean(self._act_one, *self._shapes_of_acting())
+        self._act = jax.jit(over_runs(act, runs, (0, 0, 0, 0, 0)))
         self._pool: Pool | None = None
         self._eval_pool: tuple[int, Pool] | None = None
         self._obs: list[np.ndarray] = []
@@ -202,9 +207,10 @@ class HostDriver:
         return self.agent.init(jax.random.fold_in(key, INIT), hyper)
 
     def _rollout_keys_one(self, key: jax.Array, iteration: jax.Array) -> jax.Array:
-        """Keys of an iteration's steps, group by group; with a single group they are the device driver's."""
+        """Keys of an iteration's steps, group by group, as data; with a single group they are the device driver's."""
         act_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[0]
-        return jax.random.split(act_key, self.agent.traits.rollout_length * len(self._groups))
+        keys = jax.random.split(act_key, self.agent.traits.rollout_length * len(self._groups))
+        return jax.random.key_data(keys)
 
     def _memory_of(self, count: int) -> Any:
         """What the agent knows of `count` environments of each run when an episode begins, leaves [K, count, ...]."""
@@ -227,9 +233,21 @@ class HostDriver:
         return known
 
     def _act_one(
-        self, state: AgentState, obs: jax.Array, keys: jax.Array, index: jax.Array, memory: Any, ended: jax.Array
+        self, state: AgentState, obs: jax.Array, key: jax.Array, memory: Any, ended: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], Any]:
-        return self._player.act(state, obs, keys[index], True, self._player.forget(memory, ended))
+        key = jax.random.wrap_key_data(key)
+        return self._player.act(state, obs, key, True, self._player.forget(memory, ended))
+
+    def _shapes_of_acting(self) -> tuple[Any, ...]:
+        """What `_act_one` takes for the first group of one run, as shapes."""
+        count = self._groups[0].size // self.num_runs
+
+        def arguments(key: jax.Array, hyper: Any) -> tuple[Any, ...]:
+            obs = jnp.zeros((count, *self.spec.obs_shape), self.spec.obs_dtype)
+            ended = jnp.zeros(count, bool) if self.agent.memory else ()
+            return self._start(key, hyper), obs, jax.random.key_data(key), self._player.begin(count), ended
+
+        return jax.eval_shape(arguments, self._keys[0], jax.tree.map(lambda x: x[0], self.hyper))
 
     def _update_one(
         self,
@@ -282,46 +300,55 @@ class HostDriver:
         What happens between two receives takes a core from a simulation: the loop only stores, the rest comes after.
         """
         traits, groups = self.agent.traits, len(self._groups)
-        pool, state, keys = self._pool, self.state, self._rollout_keys(self._keys, iteration)
+        pool, leaves = self._pool, jax.tree.leaves(self.state)
         assert pool is not None
+        read = [leaves[i] for i in self._read]
+        keys = np.moveaxis(np.asarray(self._rollout_keys(self._keys, iteration)), 1, 0).copy()
+        extras: list[list[Any]] = [[] for _ in range(groups)]
         alive = np.ones((self.num_runs, traits.num_envs), bool)
 
         def act(group: int, t: int) -> None:
             obs = self._obs[group]
             memory, ended = self._memory[group], self._ended[group]
-            action, extras, self._memory[group] = self._act(
-                state, obs, keys, np.int32(t * groups + group), memory, ended
-            )
-            action = np.asarray(action)
+            choice, extra, self._memory[group] = self._act(read, obs, keys[t * groups + group], memory, ended)
+            action = np.asarray(choice)
             sent = clip_action(self.spec, action, np).reshape(-1, *self.spec.action_shape)
             pool.send(group, sent, alive.reshape(-1) if traits.fresh_episodes else None)
-            self._store_choice(t, self._ranks[group], obs, action, extras)
+            self._store_choice(t, self._ranks[group], obs, action, extra)
+            extras[group].append(extra)
 
         for group in range(groups):
             act(group, 0)
-        for t in range(traits.rollout_length):
-            for group in range(groups):
-                out = pool.receive(group)
-                self._obs[group] = out.obs.reshape(self._obs[group].shape).copy()
-                self._store_result(t, group, out)
-                if traits.fresh_episodes:
-                    alive &= ~(out.terminated | out.truncated).reshape(alive.shape)
-                    if not alive.any():
-                        break
-                if t + 1 < traits.rollout_length:
-                    act(group, t + 1)
-            if not alive.any():
-                break
-        return self._finish(t + 1)
+        played = [0] * groups
+        while min(played) < traits.rollout_length:
+            group = pool.ready()
+            out = pool.receive(group)
+            self._obs[group] = out.obs.reshape(self._obs[group].shape).copy()
+            self._store_result(played[group], group, out)
+            played[group] += 1
+            if traits.fresh_episodes:
+                alive &= ~(out.terminated | out.truncated).reshape(alive.shape)
+                if not alive.any():
+                    break
+            if played[group] < traits.rollout_length:
+                act(group, played[group])
+        self._store_extras(extras)
+        return self._finish(min(played))
 
     def _store_choice(self, t: int, ranks: slice, obs: np.ndarray, action: np.ndarray, extras: dict) -> None:
-        """Write what was seen and chosen at step t."""
+        """Write what was seen and chosen at step t, but for the extras."""
         buffers = self._allocated(action, extras)
         if self.agent.traits.keep_obs:
             buffers.obs[:, t, ranks] = obs
         buffers.action[:, t, ranks] = action
-        for name, value in extras.items():
-            buffers.extras[name][:, t, ranks] = np.asarray(value)
+
+    def _store_extras(self, extras: list[list[dict[str, jax.Array]]]) -> None:
+        """Write what came with the choices, for each group and step."""
+        assert self._buffers is not None
+        for ranks, rows in zip(self._ranks, extras, strict=True):
+            for t, row in enumerate(rows):
+                for name, value in row.items():
+                    self._buffers.extras[name][:, t, ranks] = np.asarray(value)
 
     def _store_result(self, t: int, group: int, out: Any) -> None:
         """Write what came of step t."""

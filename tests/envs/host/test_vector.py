@@ -99,6 +99,23 @@ def test_groups_do_not_change_trajectories() -> None:
                     pool.send(number, actions[t + 1, group])
 
 
+def test_as_many_workers_as_groups_have_one_each_and_the_first_that_is_done_is_ready() -> None:
+    with closing(VectorPool(SleepingEnv, seeds(5), groups=[[3, 0], [4, 1, 2]], num_workers=2)) as pool:
+        assert [sorted(worker.setup.indices.values()) for worker in pool._workers] == [[0, 3], [1, 2, 4]]
+        pool.reset()
+        with pytest.raises(RuntimeError, match="without send"):
+            pool.ready()
+        pool.send(0, np.array([2, 2]))  # which take 0.6 s
+        pool.send(1, np.array([5, 5, 5]))
+        for steps in range(1, 4):
+            assert pool.ready() == pool.ready() == 1
+            assert pool.receive(1).obs[0, 1] == steps
+            pool.send(1, np.array([5, 5, 5]))
+        pool.receive(1)
+        assert pool.ready() == 0
+        assert pool.receive(0).obs[:, 1].tolist() == [1, 1]
+
+
 def test_results_are_views_and_more_workers_than_a_group_has_environments_are_fine() -> None:
     with closing(VectorPool(CountingEnv, seeds(3), groups=[[0], [1, 2]], num_workers=3)) as pool:
         pool.reset()
@@ -211,7 +228,8 @@ def test_environment_that_hangs() -> None:
 
 @pytest.mark.parametrize("during_step", [False, True])
 def test_killed_worker_is_restarted(during_step: bool, caplog: pytest.LogCaptureFixture) -> None:
-    with closing(VectorPool(SleepingEnv, seeds(4), groups=[[0, 1], [2, 3]], num_workers=2)) as pool:
+    # three groups, so that the two workers share each
+    with closing(VectorPool(SleepingEnv, seeds(6), groups=[[0, 1], [2, 3], [4, 5]], num_workers=2)) as pool:
         pool.reset()
         before = [step(pool, [5, 5], group) for group in (0, 1)]
         victim = pool._workers[0]
@@ -242,7 +260,7 @@ def test_killed_worker_is_restarted(during_step: bool, caplog: pytest.LogCapture
             assert cut == 1
         assert cut + step(pool, [3, 3], group=1).truncated.sum() == 1
         assert pool.restarts == 1
-        assert "worker 0 died" in caplog.text and "restarted, 2 environments" in caplog.text
+        assert "worker 0 died" in caplog.text and "restarted, 3 environments" in caplog.text
         for _ in range(2):
             assert step(pool, [3, 3], 0).obs[lost, 2] == 3  # and on it goes
         assert pool.restarts == 1

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch.runtime.drivers.common import Chunk
+from launch.runtime.drivers.common import Chunk, lean
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.trees import from_host, to_host
 from tests.device_pool import DeviceEnvPool
@@ -87,6 +87,18 @@ def test_host_and_device_learn_the_same(name: str, seeds: tuple[int, ...]) -> No
     assert weights
     for path in weights:
         assert np.abs(bits(learned.acting)[path] - before[path]).max() > 1e-5
+
+
+def test_only_what_is_read_is_passed() -> None:
+    def function(state: dict, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.where(x > 0, state["used"]["weight"], state["used"]["bias"]), state["returned"]
+
+    state = {"idle": jnp.ones(2), "returned": jnp.arange(3), "used": {"bias": jnp.ones(2), "weight": jnp.zeros(2)}}
+    reduced, read = lean(function, state, jnp.ones(2))
+    leaves = jax.tree.leaves(state)
+    assert [leaves[i] is state["idle"] for i in read] == [False] * 3
+    x = jnp.array([-1.0, 1.0])
+    assert_same(jax.jit(reduced)([leaves[i] for i in read], x), function(state, x), 0.0)
 
 
 @pytest.mark.parametrize("seeds", [(3,), (3, 4)], ids=["one", "two"])
