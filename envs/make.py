@@ -63,7 +63,7 @@ class EnvOptions:
         fpv: The robot's own camera adds three channels.
         image_size: Width and height of pictures in pixels.
         renderer: "tiny" draws the pictures of PyBullet environments in their workers, "jax" on the device
-            (`envs.render.drawn_pool`).
+            (`envs.render.seen_pool`).
         real_robot: "HOST:PORT" of a real robot's server, None for a simulator or the robot's default address.
         render_mode: None, "rgb_array" or "human"; on the host only.
         max_distance: Radius of the safety sphere around the target (m); None for the environment's own.
@@ -228,12 +228,12 @@ def host_spec(options: EnvOptions, encoding: Encoding | None = None) -> Spec:
     from envs.host.gymnasium_env import spec_of
 
     if options.learned:
-        from envs.render.encoded_pool import stacked_states
+        from envs.render.seen_pool import stacked_states
 
         return stacked_states(host_spec(options.seen()), encoding, options.num_stack)
     if options.drawn:
         options.told()
-        from envs.render.drawn_pool import stacked
+        from envs.render.seen_pool import stacked
 
         return stacked(device_env(options.as_twin()).spec, options.num_stack)
     env = host_factory(dataclasses.replace(options, render_mode=None))()

@@ -34,7 +34,7 @@ class VecEnv:
             host_factory(options), seeds, num_workers=num_workers, timeout=options.step_timeout
         )
         if options.drawn or options.learned:
-            from envs.render.encoded_pool import observed
+            from envs.render.seen_pool import observed
 
             self._pool = observed(self._pool, options, encoding, auto_reset=True)
         self.spec: Spec = self._pool.spec

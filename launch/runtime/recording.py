@@ -18,7 +18,7 @@ from envs.device.batch import BatchEnv
 from envs.host.recorded import RecordedFactory
 from envs.host.vector import VectorPool
 from envs.make import EnvOptions, device_env, host_factory
-from envs.render.encoded_pool import encoder_of
+from envs.render.seen_pool import encoder_of
 from envs.types import Discrete, Spec
 from launch.runtime.drivers.common import clip_action
 from launch.runtime.srl_models import encoding_of

@@ -23,7 +23,7 @@ from envs.host.vector import WorkerError
 from envs.host.worker import episode_seed
 from envs.make import BRAX_PREFIX, EnvOptions, device_env, host_factory
 from envs.registry import PlottingType, registered_env
-from envs.render.encoded_pool import encoder_of, stacked_states
+from envs.render.seen_pool import encoder_of, stacked_states
 from envs.types import Encoding, Spec, relative_to
 from launch.runtime.drivers.common import clip_action
 from launch.runtime.srl_models import encoding_of

@@ -76,7 +76,7 @@ def build_driver(
         return DeviceDriver(env, agent, hyper, runs.seeds, iterations, data_parallel=data_parallel)
 
     from envs.host.vector import VectorPool
-    from envs.render.encoded_pool import observed
+    from envs.render.seen_pool import observed
     from launch.runtime.drivers.host import HostDriver
 
     factory, spec = host_factory(options), host_spec(options, encoding)

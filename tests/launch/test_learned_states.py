@@ -11,8 +11,7 @@ import pytest
 
 from envs.host.vector import VectorPool
 from envs.make import EnvOptions, device_env, host_factory, host_spec
-from envs.render.drawn_pool import DrawnPool
-from envs.render.encoded_pool import EncodedPool
+from envs.render.seen_pool import observed
 from launch import dataset_generator, enjoy, train
 from launch.runtime.flags import parse_train_args
 from launch.runtime.srl_models import encoding_of, kind_of
@@ -74,8 +73,8 @@ def test_workers_are_observed_through_the_encoder(model, renderer) -> None:
     def pool(which):
         return VectorPool(host_factory(which), SEEDS, groups=GROUPS, num_workers=1)
 
-    learned = EncodedPool(pool(chosen), chosen, encoding, True)
-    pictures = DrawnPool(pool(seen), seen, True) if renderer == "jax" else pool(seen)
+    learned = observed(pool(chosen), chosen, encoding, True)
+    pictures = observed(pool(seen), seen, None, True)
     try:
         assert learned.spec == host_spec(chosen, encoding)
         np.testing.assert_allclose(learned.reset(), encode(pictures.reset()), rtol=1e-4, atol=1e-4)

@@ -10,7 +10,7 @@ import pytest
 from envs.host.vec_env import VecEnv
 from envs.host.vector import VectorPool
 from envs.make import EnvOptions, host_factory, host_spec
-from envs.render.drawn_pool import DrawnPool
+from envs.render.seen_pool import SeenPool, observed
 from launch.train import main
 
 ENV = "MobileRobotGymEnv-v0"
@@ -22,14 +22,14 @@ def options(**changes: Any) -> EnvOptions:
     return EnvOptions(ENV, srl_model="raw_pixels", image_size=40, random_target=True, **changes)
 
 
-def pools(auto_reset: bool, **changes: Any) -> tuple[Any, DrawnPool]:
+def pools(auto_reset: bool, **changes: Any) -> tuple[Any, SeenPool]:
     """One pool that draws in its workers and one that is drawn."""
     tiny, drawn = options(**changes), options(renderer="jax", **changes)
 
     def make(which: EnvOptions) -> VectorPool:
         return VectorPool(host_factory(which), SEEDS, groups=GROUPS, num_workers=1, auto_reset=auto_reset)
 
-    return make(tiny), DrawnPool(make(drawn), drawn, auto_reset)
+    return make(tiny), observed(make(drawn), drawn, None, auto_reset)
 
 
 def assert_alike(got: np.ndarray, expected: np.ndarray) -> None:
@@ -115,7 +115,7 @@ def test_the_arm_is_drawn_too() -> None:
     changes: dict[str, Any] = {"srl_model": "raw_pixels", "image_size": 64, "multi_view": True, "random_target": True}
     tiny, drawn = (EnvOptions("KukaButtonGymEnv-v0", renderer=name, **changes) for name in ("tiny", "jax"))
     workers = VectorPool(host_factory(tiny), SEEDS[:1], num_workers=1)
-    ours = DrawnPool(VectorPool(host_factory(drawn), SEEDS[:1], num_workers=1), drawn, auto_reset=True)
+    ours = observed(VectorPool(host_factory(drawn), SEEDS[:1], num_workers=1), drawn, None, auto_reset=True)
     try:
         assert ours.spec == host_spec(tiny)
         pictures = [(ours.reset(0)[0], workers.reset(0)[0])]
