@@ -131,8 +131,8 @@ def _resumed(parser: FlagParser, argv: Sequence[str]) -> Namespace:
     try:
         for name in (*_STORED, "words"):
             setattr(args, name, stored[name])
-    except KeyError as missing:
-        raise UsageError(f"search {folder}: {SEARCH_FILE} is damaged ({missing} is not there)") from None
+    except (KeyError, TypeError):
+        raise UsageError(f"search {folder}: {SEARCH_FILE} is damaged") from None
     plugins = [word for word in args.words if word.startswith("--plugin=")]
     if plugins and not args.plugin:  # what a folder says is never taken as code to run
         raise UsageError(f"--resume={folder}: that search used {plugins[0]}, give it again")

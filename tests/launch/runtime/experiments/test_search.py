@@ -21,11 +21,13 @@ from envs.make import EnvOptions
 from launch import hyperparam_search
 from launch.runtime.errors import UsageError
 from launch.runtime.experiments.candidates import Candidate
+from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.lockstep import Lockstep
-from launch.runtime.experiments.search import open_study
+from launch.runtime.experiments.search import Search, open_study
 from launch.runtime.experiments.search_flags import parse_search_args
 from launch.runtime.experiments.search_plots import importances
 from launch.runtime.experiments.space import chosen, distributions, searchable
+from launch.runtime.experiments.table import Table
 from launch.runtime.flags import parse_train_args
 from launch.runtime.sweep import plan
 from launch.runtime.training import EVALUATION_SEED, build_driver
@@ -81,6 +83,7 @@ def test_one_program_searches_what_it_can_vary():
         ("--resume nowhere", "is not a search's folder"),
         ("--resume nowhere --algo a2c", "cannot be given with --resume"),
         ("--env Nowhere-v0", "unknown environment"),
+        ("--algo ppo2 --env CartPole-v1 --simulator jax --n-steps 15", "--nminibatches=4 does not divide"),
     ],
 )
 def test_bad_lines_are_refused_in_one_line(line, said, tmp_path, monkeypatch, capsys):
@@ -121,6 +124,21 @@ def test_a_study_is_not_mixed_with_another(tmp_path):
         open_study(args, args.storage)
 
 
+def test_trials_that_were_not_noted_down_are_forgotten_and_lost_ones_missed(tmp_path):
+    """A search was killed while it asked for its first settings; another one's storage is gone."""
+    args = parse_search_args(SMALL)
+    study = open_study(args, tmp_path / "optuna.log")
+    study.ask(distributions(args.space))
+    study.enqueue_trial({"gamma": 0.95})
+    with Journal(tmp_path, "search") as journal:
+        evaluator = Lockstep(args.train, tmp_path, print)
+        Search(args, tmp_path, study, journal, evaluator, Table())
+        assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.FAIL] * 2
+        journal.write("asked", "bracket 0", trials=[2])
+        with pytest.raises(ValueError, match="its trials are not in"):
+            Search(args, tmp_path, study, journal, evaluator, Table())
+
+
 # --- lockstep --------------------------------------------------------------------------------------------------------
 
 
@@ -145,6 +163,8 @@ def test_trials_side_by_side_are_the_runs_that_they_would_be_alone(tmp_path):
         for a, b in zip(*(map(np.asarray, _leaves(run.agent.acting.params)) for run in (trained, driver.state))):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
         assert abs(driver.evaluate(4, EVALUATION_SEED).mean() - score) < 30
+    second.save(1, kept[:1])  # killed after this, before the comparison was noted down
+    assert not second.restore(0, kept)
 
 
 def _leaves(tree):
@@ -160,6 +180,13 @@ def test_a_setting_that_an_algorithm_refuses_costs_no_other(tmp_path, capsys):
     )
     assert np.isnan(scores[0]) and scores[1] > 0
     assert "trial 0 is refused: --top-population=5 is larger" in capsys.readouterr().out
+
+
+def test_a_setting_that_diverges_has_no_score(tmp_path):
+    """A policy that is no number still plays, and may win where all others lose."""
+    settings = [Candidate(0, {"learning_rate": 1e38}), Candidate(1, {"learning_rate": 1e-3})]
+    scores = Lockstep(parse_train_args(SMALL), tmp_path, print).advance(settings, 640)
+    assert np.isnan(scores[0]) and scores[1] > 0
 
 
 # --- whole searches --------------------------------------------------------------------------------------------------
@@ -200,7 +227,7 @@ def test_what_matters_is_found_to_matter():
 
 @pytest.mark.slow
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path):
-    words = [*SMALL, "--num-timesteps=90000"]
+    words = [*SMALL[:-1], "--num-timesteps=90000"]
     assert hyperparam_search.main([*words, f"--log-dir={tmp_path}/whole"]) == 0
     command = [sys.executable, str(ROOT / "launch/hyperparam_search.py"), *words, f"--log-dir={tmp_path}/killed"]
     process = subprocess.Popen(command, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")})
