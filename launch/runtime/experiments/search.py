@@ -303,7 +303,8 @@ class Search:
             if math.isnan(score):
                 self._study.tell(one.number, state=TrialState.FAIL)
                 continue
-            optuna.trial.Trial(self._study, trial._trial_id).report(score, steps)
+            if steps not in trial.intermediate_values:  # a process that was killed may have come as far
+                optuna.trial.Trial(self._study, trial._trial_id).report(score, steps)
             if last:
                 self._study.tell(one.number, score)
             elif one.number not in kept:
