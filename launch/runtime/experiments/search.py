@@ -64,12 +64,13 @@ def run_search(args: Namespace) -> None:
     table = Table()
     args.study_name = args.study_name or _name(args)
     join_cluster(args)
+    if not args.resume:
+        _check(args)
     # A storage that cannot be used is found out before the folder is made.
     study = open_study(args, args.storage) if args.storage else None
     if args.resume:
         root = Path(args.resume)
     else:
-        _check(args)
         root = make_dated_folder(args.log_dir, [SEARCHES], {SEARCH_FILE: stored(args)})
     with Journal(root, "search") as journal:
         study = study or open_study(args, root / OPTUNA_FILE)

@@ -83,7 +83,6 @@ def test_one_program_searches_what_it_can_vary():
         ("--resume nowhere", "is not a search's folder"),
         ("--resume nowhere --algo a2c", "cannot be given with --resume"),
         ("--env Nowhere-v0", "unknown environment"),
-        ("--algo ppo2 --env CartPole-v1 --simulator jax --n-steps 15", "--nminibatches=4 does not divide"),
     ],
 )
 def test_bad_lines_are_refused_in_one_line(line, said, tmp_path, monkeypatch, capsys):
@@ -115,6 +114,12 @@ def test_a_storage_that_does_not_exist_is_one_line(url, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: the storage ") and error.count("\n") == 1
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_refused_search_leaves_no_study(tmp_path, capsys):
+    words = [*SMALL, "--nminibatches=7", f"--log-dir={tmp_path}"]
+    assert hyperparam_search.main([*words, f"--storage=sqlite:///{tmp_path}/a.db"]) == 2
+    assert "--nminibatches=7 does not divide" in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
 def test_a_study_is_not_mixed_with_another(tmp_path):
