@@ -30,6 +30,7 @@ from launch.runtime.run_folder import folder_name, make_dated_folder
 
 SEARCHES = "searches"  # folder of searches under --log-dir
 OPTUNA_FILE = "optuna.log"
+CHECKPOINTS = 10  # of a whole training on the host, besides those at comparisons
 STATIC_GROUP = 27  # settings that share one compilation where static options are searched
 
 
@@ -105,9 +106,10 @@ def evaluator_of(args: Namespace, root: Path, table: Table) -> Evaluator:
         return Lockstep(args.train, root, table.message)
     from launch.runtime.experiments.processes import Processes
 
-    unit = min(rung.steps for bracket in plan(args) for rung in bracket)
     train = args.train
-    words = [*args.words, f"--eval-every={unit}", f"--checkpoint-every={unit}", "--no-vis"]
+    words = [*args.words, f"--eval-every={brackets.evaluation_interval(plan(args))}", "--no-vis"]
+    if not train.checkpoint_every:
+        words.append(f"--checkpoint-every={max(1, train.num_timesteps // CHECKPOINTS)}")
     job = Job(
         args.algo,
         train.env,

@@ -103,7 +103,7 @@ def _complete(args: Namespace) -> Namespace:
     """
     del args.help
     args.train = parse_train_args(args.words)
-    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "coordinator"):
+    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "eval_every", "coordinator"):
         if getattr(args.train, name) or (name == "coordinator" and args.train.distributed != "off"):
             raise UsageError(f"--{name.replace('_', '-')} has no place in a search: leave it out")
     check_launcher(args)

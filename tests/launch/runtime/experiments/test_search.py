@@ -77,6 +77,7 @@ def test_one_program_searches_what_it_can_vary():
         ("--search gamma --gamma 0.9", "both searched and given"),
         ("--algo cma-es --sigma 0.1", "nothing is left to search"),
         ("--sweep gamma:0.9,0.99", "--sweep has no place in a search"),
+        ("--eval-every 9", "--eval-every has no place in a search"),
         ("--algo ppo3", "did you mean ppo2?"),
         ("--num-population 3", "belongs to ars and cma-es, not ppo2"),
         ("--max-eval 0", "at least 1"),
