@@ -111,7 +111,7 @@ def make_dated_folder(
         for missing in reversed([path for path in (parent, *parent.parents) if not path.exists()]):
             missing.mkdir(exist_ok=True)
             made.append(missing)
-        folder = _make_unique(parent, date)
+        folder = make_unique(parent, date)
         made.append(folder)
         for name, mapping in content.items():
             files.write_json(folder / name, mapping)
@@ -133,7 +133,12 @@ def folder_name(part: str) -> str:
     return name
 
 
-def _make_unique(parent: Path, date: str) -> Path:
+def make_unique(parent: Path, date: str) -> Path:
+    """Make the folder `<parent>/<date>`, or `<date>_1` and so on where that is there already.
+
+    Raises:
+        OSError: It cannot be made.
+    """
     for number in count():
         folder = parent / (f"{date}_{number}" if number else date)
         try:

@@ -21,7 +21,7 @@ from launch.runtime.checkpoint import Checkpointer
 from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
 from launch.runtime.drivers.common import Chunk, Driver
 from launch.runtime.env_globals import environment_globals
-from launch.runtime.errors import RunError
+from launch.runtime.errors import NotFiniteError, RunError
 from launch.runtime.finishing import complete
 from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, SilentLogger, aggregate
@@ -341,6 +341,7 @@ class Training:
 
         Raises:
             RunError: A simulator failed.
+            NotFiniteError: It returned a number that is not finite, which is to stop the runs.
         """
         try:
             return self.driver.run(count)
@@ -349,8 +350,10 @@ class Training:
 
             if not isinstance(error, WorkerError):
                 raise
-            advice = "; --on-nan=skip leaves such updates out" if "finite" in str(error) else ""
-            raise RunError(f"{error}, at iteration {start}; {self._kept()}{advice}") from error
+            text = f"{error}, at iteration {start}; {self._kept()}"
+            if "finite" in str(error):
+                raise NotFiniteError(f"{text}; --on-nan=skip leaves such updates out") from error
+            raise RunError(text) from error
 
     def _kept(self) -> str:
         """From where a run that ends early can go on."""
@@ -363,7 +366,7 @@ class Training:
         """Say which runs met a number that is not finite, in a chunk that began with iteration `start`, and count.
 
         Raises:
-            RunError: Such a run is to stop. The newest checkpoint is from before.
+            NotFiniteError: Such a run is to stop. The newest checkpoint is from before.
         """
         broken, names = chunk.metrics[BROKEN], quantities(chunk.metrics)
         said = []
@@ -376,7 +379,7 @@ class Training:
         more = f" and {len(said) - MOST_TOLD} more runs" if len(said) > MOST_TOLD else ""
         text = "; ".join(said[:MOST_TOLD]) + more
         if self.args.on_nan == "stop":
-            raise RunError(f"{text}; {self._kept()}; --on-nan=skip leaves such updates out")
+            raise NotFiniteError(f"{text}; {self._kept()}; --on-nan=skip leaves such updates out")
         if said:
             self.logger.message(f"warning: {text}: such updates are left out")
 

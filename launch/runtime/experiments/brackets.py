@@ -61,6 +61,28 @@ def batches(max_eval: int, size: int, num_timesteps: int, pruning: bool) -> list
     ]
 
 
+def evaluation_interval(plan: list[Bracket]) -> int:
+    """Steps between two evaluations, so that settings train little beyond their rungs until the next one.
+
+    There is one at the end of a training too. Rungs are about thirds of each other, so that an interval of a rung and
+    one step more serves nearly all of them.
+    """
+    candidates = sorted({rung.steps for bracket in plan for rung in bracket})
+
+    def trained(interval: int) -> int:
+        """Steps of all settings together."""
+        total = 0
+        for bracket in plan:
+            before = 0
+            for count, steps in bracket:
+                at = min(candidates[-1], -(-steps // interval) * interval)
+                total += count * (at - before)
+                before = at
+        return total
+
+    return min((steps + 1 for steps in candidates), key=trained)
+
+
 def widths(count: int, rows: int, largest: int) -> list[tuple[int, int]]:
     """Split `count` settings into compiled batches: [(settings taken, width of the program)].
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from agents.base_classes import JaxAlgorithm
+from agents.common.finite import BROKEN
 from agents.registry import algorithm_class
 from envs.make import EnvOptions
 from launch.runtime.checkpoint import Checkpointer
@@ -46,7 +47,8 @@ class Lockstep:
         """Train every setting until it has had `steps` environment steps, and evaluate it.
 
         Returns:
-            Mean return of each, over the evaluation's episodes and the seeds; NaN where a setting is refused.
+            Mean return of each, over the evaluation's episodes and the seeds; NaN where a setting is refused, or where
+            a number that is not finite would have ended its training.
         """
         scores: dict[int, float] = {}
         groups: dict[Any, list[Candidate]] = {}
@@ -92,7 +94,10 @@ class Lockstep:
         if position not in self._checkpoints.iterations():
             return False
         template = {str(candidate.number): self._family(candidate).template() for candidate in candidates}
-        tree, metadata = self._checkpoints.restore(template)
+        try:
+            tree, metadata = self._checkpoints.restore(template)
+        except ValueError:  # the newest is of a comparison that was not noted down, or none can be read
+            return False
         if metadata["position"] != position:
             return False
         for candidate in candidates:
@@ -138,10 +143,14 @@ class _Family:
             driver.restore({"run": run, "iteration": found[0][1]})
         traits = driver.agent.traits
         iterations = -(-steps // (traits.rollout_length * traits.num_envs))
+        broken = np.zeros(width * self._rows, bool)
         while driver.iteration < iterations:
-            driver.run(iterations - driver.iteration)
+            chunk = driver.run(iterations - driver.iteration)
+            if self._args.on_nan == "stop":
+                broken |= (chunk.metrics[BROKEN] > 0).any(axis=0)
         returns = driver.evaluate(self._args.eval_episodes, EVALUATION_SEED)
-        means = returns.reshape(width, -1).mean(axis=1)
+        means = np.where(broken, np.nan, returns.mean(axis=1)).reshape(width, -1).mean(axis=1)
+        means[~np.isfinite(means)] = np.nan
         run = driver.state
         for i, member in enumerate(members):
             mine = slice(i * self._rows, (i + 1) * self._rows)
@@ -166,7 +175,8 @@ class _Family:
         _, defaults = self._algorithm.configure(vars(args))
         hyper = {name: np.full(len(seeds), value, np.float32) for name, value in defaults.items()}
         runs = Plan(seeds, hyper, [""] * len(seeds))
-        driver = build_driver(self._algorithm, EnvOptions.from_args(args), self._config, runs, args.num_timesteps)
+        options, steps = EnvOptions.from_args(args), args.num_timesteps
+        driver = build_driver(self._algorithm, options, self._config, runs, steps, on_nan=args.on_nan)
         assert isinstance(driver, DeviceDriver)
         return driver
 

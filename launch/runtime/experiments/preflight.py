@@ -48,15 +48,23 @@ def main() -> None:
     memory = {}
     for name, words in json.load(sys.stdin).items():
         try:
-            memory[name] = _needed(words)
+            memory[name] = needed(words)
         except (ValueError, OSError) as error:
             print(json.dumps({"name": name, "refused": " ".join(str(error).split())}))
             return
     print(json.dumps({"memory": {name: value for name, value in memory.items() if value is not None}}))
 
 
-def _needed(words: Sequence[str]) -> int | None:
-    """Check one training as it would itself before it writes anything; returns the bytes that it needs."""
+def needed(words: Sequence[str]) -> int | None:
+    """Check one training, in this process, as it would itself before it writes anything.
+
+    Returns:
+        Bytes that it needs, None where it does not tell.
+
+    Raises:
+        ValueError: It is refused.
+        OSError: A file that it names cannot be read.
+    """
     from agents.base_classes import JaxAlgorithm
     from agents.registry import algorithm_class
     from launch.runtime.flags import parse_train_args

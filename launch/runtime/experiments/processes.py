@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from launch.runtime.errors import FINAL
 from launch.runtime.experiments.candidates import Candidate, as_flags
 from launch.runtime.experiments.jobs import Job, can_resume, evaluations, find_folder
 from launch.runtime.experiments.scheduler import ATTEMPTS, LOST, MAX_LOSSES, Launch, Running
@@ -40,6 +41,7 @@ class Processes:
         scores: dict[int, float] = {}
         waiting = deque((candidate, 1) for candidate in candidates)
         running: dict[int, tuple[Candidate, int, Running]] = {}
+        stopping: set[int] = set()  # those that were asked to: a second time would be an order to lose what they have
         try:
             while waiting or running:
                 while waiting and len(running) < self._num_jobs:
@@ -51,7 +53,8 @@ class Processes:
                         scores[candidate.number] = score
                 for number, (candidate, attempt, process) in list(running.items()):
                     score, code = self._score(candidate, steps), process.poll()
-                    if score is not None and code is None:
+                    if score is not None and code is None and number not in stopping:
+                        stopping.add(number)
                         process.interrupt()  # it saves where it stands
                     elif code is not None:
                         del running[number]
@@ -60,7 +63,7 @@ class Processes:
                         elif code == LOST and attempt < MAX_LOSSES:  # its machine is gone
                             self._say(f"trial {number} has lost its machine; it will be begun on another one")
                             waiting.append((candidate, attempt + 1))
-                        elif code != 2 and attempt < ATTEMPTS:
+                        elif code not in FINAL and attempt < ATTEMPTS:
                             self._say(f"trial {number} crashed (exit code {code}); trying once more")
                             waiting.appendleft((candidate, attempt + 1))
                         else:

@@ -19,9 +19,10 @@ from launch.runtime.errors import UsageError
 from launch.runtime.experiments.child import ROOT, Child
 from launch.runtime.experiments.jobs import Job
 from launch.runtime.experiments.scheduler import LOST
-from launch.runtime.run_folder import CHECKPOINTS_FOLDER
+from launch.runtime.run_folder import CHECKPOINTS_FOLDER, make_unique
 
 _PLACE = "{root}"  # stands for the root of run folders in a command line
+_DEPTH = 4  # a run folder is <env>/<srl-model>/<algo>/<date>
 _SYNC_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
 _UNFINISHED = ("pending", "removed")  # checkpoints that are being written or taken away
@@ -114,6 +115,7 @@ class RayRunning:
 
     def __init__(self, actor: Any, root: Path, log: Path, known: set[str]) -> None:
         self._actor, self._root, self._log, self._known = actor, root, log, known
+        self._folders = {folder: root / folder for folder in map(_run_folder, known)}  # theirs -> ours
         self._pending: Any = None
         self._next = 0.0
         self._code: int | None = None
@@ -145,9 +147,9 @@ class RayRunning:
     def _collect(self, snapshot: Snapshot) -> None:
         """Write what has changed, and remove what is no longer there."""
         for name, data in snapshot.changed.items():
-            _write(self._root / name, data)
+            _write(self._here(name), data)
         for name in self._known - set(snapshot.present):
-            path = self._root / name
+            path = self._here(name)
             path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # other files are still in it
                 for parent in path.parents:
@@ -155,6 +157,17 @@ class RayRunning:
         self._known = set(snapshot.present)
         self._append(snapshot.output)
         self._code = snapshot.code
+
+    def _here(self, name: str) -> Path:
+        """Where a file of the node belongs: two nodes begin run folders of one name if they do so in one second."""
+        folder = _run_folder(name)
+        if folder == Path(name):
+            return self._root / name  # in no run folder
+        if folder not in self._folders:
+            parent = self._root / folder.parent
+            parent.mkdir(parents=True, exist_ok=True)
+            self._folders[folder] = make_unique(parent, folder.name)
+        return self._folders[folder].joinpath(*Path(name).parts[_DEPTH:])
 
     def _append(self, output: bytes) -> None:
         with self._log.open("ab") as file:
@@ -225,6 +238,11 @@ def connect(address: str | None) -> None:
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(f"--ray-address={address}: there is no Ray cluster ({reason})") from None
+
+
+def _run_folder(name: str) -> Path:
+    """The run folder of a file, both below the root."""
+    return Path(*Path(name).parts[:_DEPTH])
 
 
 def _stamp(path: Path) -> tuple[int, int]:

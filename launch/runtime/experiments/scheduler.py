@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launch.runtime import files
+from launch.runtime.errors import FINAL, REFUSED
 from launch.runtime.experiments.jobs import Job, abandon, can_resume, find_folder, found_folders, progress
 from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.table import Row, Table
@@ -19,7 +20,6 @@ from launch.runtime.interrupt import Interrupt
 ATTEMPTS = 2  # a crashed job is begun once more
 MAX_LOSSES = 5  # how often a job may lose its machine, which is no fault of its own
 LOST = -1000  # exit code of a job whose machine is gone
-_REFUSED = 2  # exit code of a command line that cannot be carried out: trying again would not help
 _POLL_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks into the run folders
 
@@ -199,9 +199,10 @@ class Scheduler:
             self._table.message(f"lost: {job.name} ({state.reason}); it will be begun on another machine")
             return
         self._journal.write("crashed", job.name, exit_code=code, reason=state.reason)
-        if code == _REFUSED and resumed and folder is not None:
-            abandon(self._root, folder)  # its checkpoints are damaged
-        if state.attempts < ATTEMPTS and (code != _REFUSED or resumed):
+        damaged = code == REFUSED and resumed  # its checkpoints are
+        if damaged and folder is not None:
+            abandon(self._root, folder)
+        if state.attempts < ATTEMPTS and (damaged or code not in FINAL):
             state.state = "waiting"
             waiting.appendleft(state)
             self._table.message(f"crashed: {job.name} ({state.reason}); trying once more")

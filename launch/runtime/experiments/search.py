@@ -6,6 +6,8 @@ import contextlib
 import csv
 import io
 import math
+import shlex
+import statistics
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from launch.runtime.experiments.candidates import Candidate, as_flags
 from launch.runtime.experiments.jobs import Job
 from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.pipeline import join_cluster, launcher_of
+from launch.runtime.experiments.preflight import needed, preflight
 from launch.runtime.experiments.search_flags import SEARCH_FILE, stored
 from launch.runtime.experiments.space import distributions
 from launch.runtime.experiments.table import Table
@@ -27,6 +30,7 @@ from launch.runtime.run_folder import folder_name, make_dated_folder
 
 SEARCHES = "searches"  # folder of searches under --log-dir
 OPTUNA_FILE = "optuna.log"
+CHECKPOINTS = 10  # of a whole training on the host, besides those at comparisons
 STATIC_GROUP = 27  # settings that share one compilation where static options are searched
 
 
@@ -61,6 +65,8 @@ def run_search(args: Namespace) -> None:
     table = Table()
     args.study_name = args.study_name or _name(args)
     join_cluster(args)
+    if not args.resume:
+        _check(args)
     # A storage that cannot be used is found out before the folder is made.
     study = open_study(args, args.storage) if args.storage else None
     if args.resume:
@@ -68,15 +74,28 @@ def run_search(args: Namespace) -> None:
     else:
         root = make_dated_folder(args.log_dir, [SEARCHES], {SEARCH_FILE: stored(args)})
     with Journal(root, "search") as journal:
-        study = study or open_study(args, _journal_storage(root / OPTUNA_FILE))
-        args.run_folder = root
-        table.message(f"search folder: {root}")
-        table.message(f"searched: {', '.join(args.space)}")
+        study = study or open_study(args, root / OPTUNA_FILE)
         try:
-            Search(args, root, study, journal, evaluator_of(args, root, table), table).run()
+            search = Search(args, root, study, journal, evaluator_of(args, root, table), table)
+            args.run_folder = root
+            table.message(f"search folder: {root}")
+            table.message(f"searched: {', '.join(args.space)}")
+            search.run()
             report(args, root, study)
         except optuna.exceptions.StorageInternalError as error:
             raise SearchError(f"the storage failed ({_reason(error)}); continue with --resume {root}") from error
+
+
+def _check(args: Namespace) -> None:
+    """Build what a training needs, of which nothing is allocated or written.
+
+    Raises:
+        ValueError: The training is refused.
+    """
+    if args.together:
+        needed(args.words)
+    else:
+        preflight({args.algo: args.words})
 
 
 def evaluator_of(args: Namespace, root: Path, table: Table) -> Evaluator:
@@ -87,9 +106,10 @@ def evaluator_of(args: Namespace, root: Path, table: Table) -> Evaluator:
         return Lockstep(args.train, root, table.message)
     from launch.runtime.experiments.processes import Processes
 
-    unit = min(rung.steps for bracket in plan(args) for rung in bracket)
     train = args.train
-    words = [*args.words, f"--eval-every={unit}", f"--checkpoint-every={unit}", "--no-vis"]
+    words = [*args.words, f"--eval-every={brackets.evaluation_interval(plan(args))}", "--no-vis"]
+    if not train.checkpoint_every:
+        words.append(f"--checkpoint-every={max(1, train.num_timesteps // CHECKPOINTS)}")
     job = Job(
         args.algo,
         train.env,
@@ -133,12 +153,12 @@ def sampler_of(args: Namespace, bracket: int) -> Any:
         return samplers.RandomSampler(seed=seed)
 
 
-def open_study(args: Namespace, storage: Any) -> optuna.Study:
+def open_study(args: Namespace, storage: str | Path) -> optuna.Study:
     """Open or make the study.
 
     Args:
         args: Flags of the search.
-        storage: Optuna storage, or its URL.
+        storage: URL of an Optuna storage, or the file of a journal.
 
     Raises:
         ValueError: The storage cannot be used; one line says why.
@@ -146,7 +166,7 @@ def open_study(args: Namespace, storage: Any) -> optuna.Study:
     try:
         with _warnings_off():
             return optuna.create_study(
-                storage=storage,
+                storage=_journal_storage(storage) if isinstance(storage, Path) else storage,
                 study_name=args.study_name,
                 direction="maximize",
                 load_if_exists=bool(args.resume),
@@ -201,6 +221,7 @@ class Search:
                 self._scores[event["job"], event["rung"]] = event["scores"]
             elif event["event"] == "finished":
                 self._done.add(event["job"])
+        self._check_trials()
         self._forget_orphans()
 
     def run(self) -> None:
@@ -231,7 +252,7 @@ class Search:
             count = len(alive) if last else bracket[rung + 1].settings
             survivors = _best(alive, scores, count)
             if known is None:
-                self._evaluator.keep(survivors)
+                self._evaluator.keep([] if last else survivors)
                 if not last:
                     self._evaluator.save(position, survivors)
                 saved = {str(k): None if math.isnan(score) else score for k, score in scores.items()}
@@ -244,7 +265,7 @@ class Search:
         """The settings of a bracket, chosen now if they have not been."""
         if name not in self._members:
             self._study.sampler = sampler_of(self._args, index)
-            if index == 0 and not self._study.trials:
+            if index == 0:
                 self._study.enqueue_trial(self._defaults())  # what the search must beat
             numbers: list[int] = []
             for i in range(count):
@@ -285,22 +306,31 @@ class Search:
             if math.isnan(score):
                 self._study.tell(one.number, state=TrialState.FAIL)
                 continue
-            optuna.trial.Trial(self._study, trial._trial_id).report(score, steps)
+            if steps not in trial.intermediate_values:  # a process that was killed may have come as far
+                optuna.trial.Trial(self._study, trial._trial_id).report(score, steps)
             if last:
                 self._study.tell(one.number, score)
             elif one.number not in kept:
                 self._study.tell(one.number, state=TrialState.PRUNED)
 
+    def _check_trials(self) -> None:
+        """Raise ValueError where the storage does not have the trials of this search any more."""
+        ours = {number for numbers in self._members.values() for number in numbers}
+        if not ours <= {trial.number for trial in self._study.trials}:
+            where = self._args.storage or self._root / OPTUNA_FILE
+            raise ValueError(f"search {self._root} cannot go on: its trials are not in {where} any more")
+
     def _forget_orphans(self) -> None:
         """Trials that were asked for by a process that was killed before it noted them down."""
         ours = {number for numbers in self._members.values() for number in numbers}
         for trial in self._study.trials:
-            if trial.number not in ours and trial.state in (TrialState.RUNNING, TrialState.WAITING):
-                self._study.tell(trial.number, state=TrialState.FAIL)
+            if trial.number not in ours and not trial.state.is_finished():
+                # Not by `tell`, which takes none that waits.
+                self._study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def _say(self, name: str, steps: int, scores: dict[int, float]) -> None:
         values = [score for score in scores.values() if not math.isnan(score)]
-        text = f"best {max(values):.2f}, median {sorted(values)[len(values) // 2]:.2f}" if values else "all failed"
+        text = f"best {max(values):.2f}, median {statistics.median(values):.2f}" if values else "all failed"
         self._table.message(f"{name}: {len(scores)} settings at {steps:,} steps: {text}")
 
 
@@ -349,7 +379,7 @@ def write_table(args: Namespace, root: Path, study: optuna.Study) -> Path:
 def best_command(args: Namespace, values: dict[str, Any]) -> str:
     """The command line of a training with a setting."""
     words = [word for word in args.words if word not in ("--verbose=true",)]
-    return " ".join(["python launch/train.py", *words, *as_flags(values)])
+    return f"python launch/train.py {shlex.join([*words, *as_flags(values)])}"
 
 
 def report(args: Namespace, root: Path, study: optuna.Study) -> None:

@@ -103,7 +103,7 @@ def _complete(args: Namespace) -> Namespace:
     """
     del args.help
     args.train = parse_train_args(args.words)
-    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "coordinator"):
+    for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "eval_every", "coordinator"):
         if getattr(args.train, name) or (name == "coordinator" and args.train.distributed != "off"):
             raise UsageError(f"--{name.replace('_', '-')} has no place in a search: leave it out")
     check_launcher(args)
@@ -131,8 +131,8 @@ def _resumed(parser: FlagParser, argv: Sequence[str]) -> Namespace:
     try:
         for name in (*_STORED, "words"):
             setattr(args, name, stored[name])
-    except KeyError as missing:
-        raise UsageError(f"search {folder}: {SEARCH_FILE} is damaged ({missing} is not there)") from None
+    except (KeyError, TypeError):
+        raise UsageError(f"search {folder}: {SEARCH_FILE} is damaged") from None
     plugins = [word for word in args.words if word.startswith("--plugin=")]
     if plugins and not args.plugin:  # what a folder says is never taken as code to run
         raise UsageError(f"--resume={folder}: that search used {plugins[0]}, give it again")

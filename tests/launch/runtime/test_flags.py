@@ -408,6 +408,7 @@ def ending(error: BaseException | None, run_folder: str | None = None, verbose: 
 def test_exit_codes(capsys):
     from envs.host.vector import WorkerError
     from launch.runtime.checkpoint import CheckpointError
+    from launch.runtime.errors import NotFiniteError, RunError
 
     assert ending(None) == 0
     assert ending(ValueError("sizes differ")) == 2
@@ -415,9 +416,10 @@ def test_exit_codes(capsys):
     assert ending(OSError(28, "No space left on device"), "logs/x") == 3
     assert ending(CheckpointError("disk is full"), "logs/x") == 3
     assert ending(WorkerError("environment 3 raised\nKeyError"), "logs/x") == 3
+    assert ending(RunError("stopped"), "logs/x") == 3 and ending(NotFiniteError("loss"), "logs/x") == 4
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 5 and all(line.startswith("error: ") for line in lines)
-    assert lines[-1] == "error: environment 3 raised KeyError"
+    assert len(lines) == 7 and all(line.startswith("error: ") for line in lines)
+    assert lines[4] == "error: environment 3 raised KeyError"
 
 
 def test_interruption_says_how_to_continue(capsys):

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from launch.runtime.experiments.brackets import batches, halving, hyperband, widths
+from launch.runtime.experiments.brackets import batches, evaluation_interval, halving, hyperband, widths
 
 
 def test_the_default_schedule_is_the_originals():
@@ -39,6 +39,20 @@ def test_batches_ask_for_all_settings():
     assert [len(bracket) for bracket in batches(20, 9, 1_000_000, True)] == [3, 3, 1]
     assert all(len(bracket) == 1 for bracket in batches(20, 9, 1_000_000, False))
     assert [rung.steps for rung in halving(9, 900_000, 2)] == [100_000, 300_000, 900_000]
+
+
+@pytest.mark.parametrize("steps", [512, 60_000, 100_000, 500_003, 1_000_000, 5_000_000])
+def test_settings_train_little_beyond_their_rungs(steps):
+    for plan in (hyperband(steps), batches(30, 9, steps, True), batches(30, 9, steps, False)):
+        interval = evaluation_interval(plan)
+        wanted = trained = 0
+        for bracket in plan:
+            before = at = 0
+            for count, rung in bracket:
+                now = min(steps, -(-rung // interval) * interval)
+                wanted, trained = wanted + count * (rung - before), trained + count * (now - at)
+                before, at = rung, now
+        assert wanted <= trained < 1.15 * wanted
 
 
 @pytest.mark.parametrize("count", [*range(1, 30), 81, 100])

@@ -153,3 +153,12 @@ def test_a_job_that_fails_does_not_stop_the_others(error, tries, tmp_path, monke
     assert ("broke" in said) or ("never" in said)
     assert [event for event, seed in events(Path("logs")) if seed == "1"].count("crashed") == tries
     assert ("finished", "2") in events(Path("logs"))
+
+
+@pytest.mark.slow
+def test_a_number_that_is_not_finite_fails_a_job_at_once(tmp_path, capsys):
+    words = ["--plugin=tests.poison", "--algo=a2c", "--env=PoisonedReward-v0", "--net-arch=8", "--num-iteration=1"]
+    words += [*SMALL[2:5], "--num-timesteps=4000", "--checkpoint-every=200", "--num-cpu=4"]
+    assert pipeline.main([*words, f"--log-dir={tmp_path}"]) == 3
+    assert events(tmp_path) == [("started", "0"), ("crashed", "0")]
+    assert "(exit code 4: " in capsys.readouterr().err

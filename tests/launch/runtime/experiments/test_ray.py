@@ -26,8 +26,8 @@ def cluster():
     """A head that runs nothing and two nodes that run one training each."""
     from ray.cluster_utils import Cluster
 
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
-    os.environ.update(environment)
+    # Ray's own niceness would starve the trainings where other tests run beside these.
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 100 * 2**20})
     nodes = [made.add_node(num_cpus=1, object_store_memory=100 * 2**20) for _ in range(2)]
     made.wait_for_nodes()

@@ -21,11 +21,13 @@ from envs.make import EnvOptions
 from launch import hyperparam_search
 from launch.runtime.errors import UsageError
 from launch.runtime.experiments.candidates import Candidate
+from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.lockstep import Lockstep
-from launch.runtime.experiments.search import open_study
+from launch.runtime.experiments.search import Search, open_study
 from launch.runtime.experiments.search_flags import parse_search_args
 from launch.runtime.experiments.search_plots import importances
 from launch.runtime.experiments.space import chosen, distributions, searchable
+from launch.runtime.experiments.table import Table
 from launch.runtime.flags import parse_train_args
 from launch.runtime.sweep import plan
 from launch.runtime.training import EVALUATION_SEED, build_driver
@@ -75,6 +77,7 @@ def test_one_program_searches_what_it_can_vary():
         ("--search gamma --gamma 0.9", "both searched and given"),
         ("--algo cma-es --sigma 0.1", "nothing is left to search"),
         ("--sweep gamma:0.9,0.99", "--sweep has no place in a search"),
+        ("--eval-every 9", "--eval-every has no place in a search"),
         ("--algo ppo3", "did you mean ppo2?"),
         ("--num-population 3", "belongs to ars and cma-es, not ppo2"),
         ("--max-eval 0", "at least 1"),
@@ -114,11 +117,32 @@ def test_a_storage_that_does_not_exist_is_one_line(url, tmp_path, capsys):
     assert not (tmp_path / "logs").exists()
 
 
+def test_a_refused_search_leaves_no_study(tmp_path, capsys):
+    words = [*SMALL, "--nminibatches=7", f"--log-dir={tmp_path}"]
+    assert hyperparam_search.main([*words, f"--storage=sqlite:///{tmp_path}/a.db"]) == 2
+    assert "--nminibatches=7 does not divide" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
 def test_a_study_is_not_mixed_with_another(tmp_path):
     args = parse_search_args([*SMALL, f"--storage=sqlite:///{tmp_path}/a.db", "--study-name=one"])
     open_study(args, args.storage)
     with pytest.raises(ValueError, match="has a study one already: choose another --study-name"):
         open_study(args, args.storage)
+
+
+def test_trials_that_were_not_noted_down_are_forgotten_and_lost_ones_missed(tmp_path):
+    """A search was killed while it asked for its first settings; another one's storage is gone."""
+    args = parse_search_args(SMALL)
+    study = open_study(args, tmp_path / "optuna.log")
+    study.ask(distributions(args.space))
+    study.enqueue_trial({"gamma": 0.95})
+    with Journal(tmp_path, "search") as journal:
+        evaluator = Lockstep(args.train, tmp_path, print)
+        Search(args, tmp_path, study, journal, evaluator, Table())
+        assert [trial.state for trial in study.trials] == [optuna.trial.TrialState.FAIL] * 2
+        journal.write("asked", "bracket 0", trials=[2])
+        with pytest.raises(ValueError, match="its trials are not in"):
+            Search(args, tmp_path, study, journal, evaluator, Table())
 
 
 # --- lockstep --------------------------------------------------------------------------------------------------------
@@ -145,6 +169,8 @@ def test_trials_side_by_side_are_the_runs_that_they_would_be_alone(tmp_path):
         for a, b in zip(*(map(np.asarray, _leaves(run.agent.acting.params)) for run in (trained, driver.state))):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
         assert abs(driver.evaluate(4, EVALUATION_SEED).mean() - score) < 30
+    second.save(1, kept[:1])  # killed after this, before the comparison was noted down
+    assert not second.restore(0, kept)
 
 
 def _leaves(tree):
@@ -160,6 +186,13 @@ def test_a_setting_that_an_algorithm_refuses_costs_no_other(tmp_path, capsys):
     )
     assert np.isnan(scores[0]) and scores[1] > 0
     assert "trial 0 is refused: --top-population=5 is larger" in capsys.readouterr().out
+
+
+def test_a_setting_that_diverges_has_no_score(tmp_path):
+    """A policy that is no number still plays, and may win where all others lose."""
+    settings = [Candidate(0, {"learning_rate": 1e38}), Candidate(1, {"learning_rate": 1e-3})]
+    scores = Lockstep(parse_train_args(SMALL), tmp_path, print).advance(settings, 640)
+    assert np.isnan(scores[0]) and scores[1] > 0
 
 
 # --- whole searches --------------------------------------------------------------------------------------------------
@@ -200,7 +233,7 @@ def test_what_matters_is_found_to_matter():
 
 @pytest.mark.slow
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path):
-    words = [*SMALL, "--num-timesteps=90000"]
+    words = [*SMALL[:-1], "--num-timesteps=90000"]
     assert hyperparam_search.main([*words, f"--log-dir={tmp_path}/whole"]) == 0
     command = [sys.executable, str(ROOT / "launch/hyperparam_search.py"), *words, f"--log-dir={tmp_path}/killed"]
     process = subprocess.Popen(command, env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")})
