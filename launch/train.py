@@ -36,8 +36,7 @@ def run(args: Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (the process's own by default) and return the exit code.
 
-    0: done; 2: a user error, nothing was written; 3: a failure while running; 4: a number that is not finite;
-    130: interrupted.
+    0: done; 2: a user error, nothing was written; 3: a failure while running; 130: interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
     return run_command(lambda: parse_train_args(words), run)

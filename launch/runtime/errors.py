@@ -1,7 +1,7 @@
 """User errors, and how every entry point turns an exception into one line and an exit code.
 
 Exit codes: 0 done, 2 the command line or a named file is wrong (nothing was started), 3 a failure while running,
-4 a number that is not finite, 130 interrupted. A defect of the program keeps its traceback.
+130 interrupted. A defect of the program keeps its traceback.
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ class UsageError(ValueError):
     """The command line cannot be carried out; the message is one line that names the nearest valid choice."""
 
 
-REFUSED, FAILED, NOT_FINITE = 2, 3, 4  # exit codes
-FINAL = (REFUSED, NOT_FINITE)  # those of a command that would end so again
+REFUSED, FAILED = 2, 3  # exit codes
+LEAVE_OUT = "--on-nan=skip leaves such updates out"  # advice at the end of the line of a run that would fail again
 
 
 class RunError(RuntimeError):
     """A run that was under way cannot go on; the message is one line. What it has saved stays usable."""
-
-
-class NotFiniteError(RunError):
-    """A run has met a number that is not finite, and would meet it again."""
 
 
 class HelpRequested(Exception):
@@ -54,7 +50,7 @@ def run_command(parse: Callable[[], Any], body: Callable[[Any], None]) -> int:
     Args:
         parse: () -> args.
         body: The command, given args. Once it has a run folder that can be continued it sets `args.run_folder`; from
-            then on a failure is one of the run (exit code 3 or 4), before that one of the command line (exit code 2).
+            then on a failure is one of the run (exit code 3), before that one of the command line (exit code 2).
     """
     args = None
     try:
@@ -89,7 +85,7 @@ def _print_to_reader(text: str) -> None:
 def _exit_code(error: Exception, started: bool) -> int | None:
     """Return the exit code of an expected failure, None for a defect of the program."""
     if isinstance(error, RunError):
-        return NOT_FINITE if isinstance(error, NotFiniteError) else FAILED
+        return FAILED
     if isinstance(error, OSError):
         return FAILED if started else REFUSED
     if isinstance(error, ValueError):

@@ -21,7 +21,7 @@ from launch.runtime.checkpoint import Checkpointer
 from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
 from launch.runtime.drivers.common import Chunk, Driver
 from launch.runtime.env_globals import environment_globals
-from launch.runtime.errors import NotFiniteError, RunError
+from launch.runtime.errors import LEAVE_OUT, RunError
 from launch.runtime.finishing import complete
 from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, SilentLogger, aggregate
@@ -340,8 +340,7 @@ class Training:
         """At most `count` iterations of the driver, from iteration `start`.
 
         Raises:
-            RunError: A simulator failed.
-            NotFiniteError: It returned a number that is not finite, which is to stop the runs.
+            RunError: A simulator failed, or returned a number that is not finite, which is to stop the runs.
         """
         try:
             return self.driver.run(count)
@@ -350,10 +349,8 @@ class Training:
 
             if not isinstance(error, WorkerError):
                 raise
-            text = f"{error}, at iteration {start}; {self._kept()}"
-            if "finite" in str(error):
-                raise NotFiniteError(f"{text}; --on-nan=skip leaves such updates out") from error
-            raise RunError(text) from error
+            advice = f"; {LEAVE_OUT}" if "finite" in str(error) else ""
+            raise RunError(f"{error}, at iteration {start}; {self._kept()}{advice}") from error
 
     def _kept(self) -> str:
         """From where a run that ends early can go on."""
@@ -366,7 +363,7 @@ class Training:
         """Say which runs met a number that is not finite, in a chunk that began with iteration `start`, and count.
 
         Raises:
-            NotFiniteError: Such a run is to stop. The newest checkpoint is from before.
+            RunError: Such a run is to stop. The newest checkpoint is from before.
         """
         broken, names = chunk.metrics[BROKEN], quantities(chunk.metrics)
         said = []
@@ -379,7 +376,7 @@ class Training:
         more = f" and {len(said) - MOST_TOLD} more runs" if len(said) > MOST_TOLD else ""
         text = "; ".join(said[:MOST_TOLD]) + more
         if self.args.on_nan == "stop":
-            raise NotFiniteError(f"{text}; {self._kept()}; --on-nan=skip leaves such updates out")
+            raise RunError(f"{text}; {self._kept()}; {LEAVE_OUT}")
         if said:
             self.logger.message(f"warning: {text}: such updates are left out")
 

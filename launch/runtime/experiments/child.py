@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch.runtime.errors import FAILED, LEAVE_OUT, REFUSED
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -79,6 +81,29 @@ class Child:
         self._process.kill()
         self._process.wait()
         self.poll()
+
+
+def last_line(log: Path, start: int = 0) -> tuple[str, bool]:
+    """The last words of a command in its output from byte `start` on: its newest error, if not its last line.
+
+    Returns:
+        (the line without "error: ", whether it is an error)
+    """
+    with log.open("rb") as file:
+        file.seek(start)
+        lines = file.read().decode(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    if errors:
+        return errors[-1].removeprefix("error: "), True
+    return (lines[-1].strip() if lines else ""), False
+
+
+def would_fail_again(code: int, log: Path, start: int = 0) -> bool:
+    """Whether a command that ended with this exit code, and this output from byte `start` on, need not be tried again.
+
+    Its command line was refused, or it met a number that is not finite, and would meet it again.
+    """
+    return code == REFUSED or (code == FAILED and LEAVE_OUT in last_line(log, start)[0])
 
 
 def main(program: str, lifeline: int) -> None:

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from launch.runtime.errors import FINAL
 from launch.runtime.experiments.candidates import Candidate, as_flags
+from launch.runtime.experiments.child import would_fail_again
 from launch.runtime.experiments.jobs import Job, can_resume, evaluations, find_folder
 from launch.runtime.experiments.scheduler import ATTEMPTS, LOST, MAX_LOSSES, Launch, Running
 from launch.runtime.run_folder import CHECKPOINTS_FOLDER
@@ -63,7 +63,7 @@ class Processes:
                         elif code == LOST and attempt < MAX_LOSSES:  # its machine is gone
                             self._say(f"trial {number} has lost its machine; it will be begun on another one")
                             waiting.append((candidate, attempt + 1))
-                        elif code not in FINAL and attempt < ATTEMPTS:
+                        elif attempt < ATTEMPTS and not would_fail_again(code, self._log(number)):
                             self._say(f"trial {number} crashed (exit code {code}); trying once more")
                             waiting.appendleft((candidate, attempt + 1))
                         else:

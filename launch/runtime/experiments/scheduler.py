@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from launch.runtime import files
-from launch.runtime.errors import FINAL, REFUSED
+from launch.runtime.errors import REFUSED
+from launch.runtime.experiments.child import last_line, would_fail_again
 from launch.runtime.experiments.jobs import Job, abandon, can_resume, find_folder, found_folders, progress
 from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.table import Row, Table
@@ -202,7 +203,7 @@ class Scheduler:
         damaged = code == REFUSED and resumed  # its checkpoints are
         if damaged and folder is not None:
             abandon(self._root, folder)
-        if state.attempts < ATTEMPTS and (damaged or code not in FINAL):
+        if state.attempts < ATTEMPTS and (damaged or not would_fail_again(code, self._log(state), state.log_start)):
             state.state = "waiting"
             waiting.appendleft(state)
             self._table.message(f"crashed: {job.name} ({state.reason}); trying once more")
@@ -213,12 +214,8 @@ class Scheduler:
     def _why(self, state: _State, code: int) -> str:
         """A few words on why a job ended so: its last line, and the signal or exit code."""
         what = "machine lost" if code == LOST else f"signal {-code}" if code < 0 else f"exit code {code}"
-        with self._log(state).open("rb") as file:
-            file.seek(state.log_start)
-            lines = file.read().decode(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("error: ")]
-        last = errors[-1].removeprefix("error: ") if errors else (lines[-1].strip() if lines and code > 0 else "")
-        return f"{what}: {last[:200]}" if last else what
+        last, is_error = last_line(self._log(state), state.log_start)
+        return f"{what}: {last[:200]}" if last and (is_error or code > 0) else what
 
     def _log(self, state: _State) -> Path:
         return self._root / "output" / state.job.log_name

@@ -408,7 +408,7 @@ def ending(error: BaseException | None, run_folder: str | None = None, verbose: 
 def test_exit_codes(capsys):
     from envs.host.vector import WorkerError
     from launch.runtime.checkpoint import CheckpointError
-    from launch.runtime.errors import NotFiniteError, RunError
+    from launch.runtime.errors import RunError
 
     assert ending(None) == 0
     assert ending(ValueError("sizes differ")) == 2
@@ -416,7 +416,7 @@ def test_exit_codes(capsys):
     assert ending(OSError(28, "No space left on device"), "logs/x") == 3
     assert ending(CheckpointError("disk is full"), "logs/x") == 3
     assert ending(WorkerError("environment 3 raised\nKeyError"), "logs/x") == 3
-    assert ending(RunError("stopped"), "logs/x") == 3 and ending(NotFiniteError("loss"), "logs/x") == 4
+    assert ending(RunError("stopped"), "logs/x") == 3
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 7 and all(line.startswith("error: ") for line in lines)
     assert lines[4] == "error: environment 3 raised KeyError"

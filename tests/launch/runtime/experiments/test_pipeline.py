@@ -161,4 +161,4 @@ def test_a_number_that_is_not_finite_fails_a_job_at_once(tmp_path, capsys):
     words += [*SMALL[2:5], "--num-timesteps=4000", "--checkpoint-every=200", "--num-cpu=4"]
     assert pipeline.main([*words, f"--log-dir={tmp_path}"]) == 3
     assert events(tmp_path) == [("started", "0"), ("crashed", "0")]
-    assert "(exit code 4: " in capsys.readouterr().err
+    assert "(exit code 3: " in capsys.readouterr().err
