@@ -147,6 +147,7 @@ def test_datasets_are_joined_and_made_relative(generate, tmp_path, capsys):
         (["--reward-dist", "--shape-reward"], "--reward-dist counts rewards"),
         (["--run-ppo2", "--toward-target-timesteps-proportion=0.5"], "both say who acts"),
         (["--simulator=jax", "--display"], "--display is for --simulator=pybullet"),
+        (["--display"], "there is no display here: leave it out"),
         (["--multi-view"], "--multi-view has no meaning"),
         (["--max-distance=1"], "--max-distance has no meaning"),
         (["--name=a/b"], "--name=a/b is no name"),
@@ -155,7 +156,8 @@ def test_datasets_are_joined_and_made_relative(generate, tmp_path, capsys):
         (["--env=CarRacingGymEnv-v0", "--toward-target-timesteps-proportion=1"], "has no scripted controller"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(words, said, tmp_path, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":99")  # no server answers there; PyBullet would end the process
     base = [f"--env={ENV}", f"--save-path={tmp_path}", "--image-size=16", "--num-episode=1"]
     base = [word for word in base if word.split("=")[0] not in [w.split("=")[0] for w in words]]
     assert dataset_generator.main([*base, *words]) == 2
