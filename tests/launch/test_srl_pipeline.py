@@ -56,14 +56,14 @@ def epochs(folder):
 @pytest.mark.slow
 def test_a_table_is_trained_and_judged_however_often_it_is_interrupted(words, tmp_path, capfd):
     root = tmp_path / "models"
-    long = [*words, "--epochs=120"]
+    long = [*words, "--epochs=50"]
     assert ended(long, root / "autoencoder", signal.SIGKILL)[0] == -signal.SIGKILL
     assert not (root / "autoencoder" / "srl_model.json").exists()
     before = newest(root / "autoencoder")
     assert ended(long, root / "autoencoder", signal.SIGINT) == (130, "interrupted; the same command continues it")
-    assert not (root / "autoencoder" / "srl_model.json").exists() and before < epochs(root / "autoencoder") < 120
+    assert not (root / "autoencoder" / "srl_model.json").exists() and before < epochs(root / "autoencoder") < 50
     assert main(long) == 0
-    assert epochs(root / "autoencoder") == 120
+    assert epochs(root / "autoencoder") == 50
     said = capfd.readouterr().out
     assert "[2/2] autoencoder" in said
     with (root / "results.csv").open() as file:
