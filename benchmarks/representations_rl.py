@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1, help="rollouts of a round")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    if args.num_envs < 2 or args.num_envs % 2:
+        parser.error(f"--num-envs={args.num_envs}: an even number, for two groups of the same size")
     with tempfile.TemporaryDirectory() as folder:
         model = write_model(Path(folder), args)
         options = EnvOptions(

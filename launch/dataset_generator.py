@@ -158,6 +158,11 @@ def _check_combinations(args: Namespace) -> None:
                 raise UsageError(f"{flag} is for --simulator=pybullet: leave it out")
     if args.display and args.renderer == "jax":
         raise UsageError("--display and --renderer=jax both draw: give one of them")
+    if args.display:
+        from launch.runtime.charts import has_display  # here because it loads NumPy
+
+        if not has_display():
+            raise UsageError("--display opens a window, for which there is no display here: leave it out")
     if Path(args.name).name != args.name:
         raise UsageError(f"--name={args.name} is no name of a folder: --save-path says where it is")
 

@@ -5,9 +5,10 @@ Nothing heavy is imported at the top: an answer to `--help` or to a mistyped fla
 
 from __future__ import annotations
 
-import subprocess
+import math
 import sys
 from argparse import Namespace
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,29 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:  # started as a script: Python has put launch/ there, not the repository
     sys.path.insert(0, ROOT)
 
-from launch.runtime.errors import HelpRequested, RunError, UsageError, run_command  # noqa: E402
-from launch.runtime.flag_parser import FlagParser  # noqa: E402
-from launch.runtime.srl_flags import parse_srl_args  # noqa: E402
+from launch.runtime.errors import HelpRequested, UsageError, hint, run_command  # noqa: E402
+from launch.runtime.flag_parser import FlagParser, UnknownFlag  # noqa: E402
+from launch.runtime.srl_flags import (  # noqa: E402
+    FREE_ON_RESUME,
+    models_of,
+    parse_srl_args,
+    saved_flags,
+    srl_flags,
+)
 
-_USAGE = "python launch/srl_pipeline.py --data-folder DIR [--flag value ...]"
+_USAGE = "python launch/srl_pipeline.py --data-folder DIR --log-folder DIR [--flag value ...]"
 _DESCRIPTION = (
     "Train one representation after the other, each in a process of its own, as a YAML table says: NAME: {flag: "
-    "value}, with the flags of launch/train_srl.py. A model that is there already is not trained again."
+    "value}, with the flags of launch/train_srl.py; then judge each and write a table. Flags of launch/train_srl.py on "
+    "this command line hold for all models, in place of the table's. The same command goes on where it was "
+    "interrupted; a model that is there already is not trained again."
 )
 _DEFAULT = Path(ROOT, "config", "srl_pipeline.yaml")
+_OURS = ("data_folder", "log_folder", "log_dir", "resume", "force", "verbose", "help")  # not for the table
 
 
 def pipeline_flags() -> FlagParser:
-    """Return the parser of this command's flags."""
+    """Return the parser of this command's own flags."""
     parser = FlagParser(_USAGE, _DESCRIPTION)
     with parser.group("What is trained"):
         add = parser.add_argument
@@ -37,45 +47,59 @@ def pipeline_flags() -> FlagParser:
         add("-c", "--exp-config", metavar="FILE", help="The table. Without this flag: config/srl_pipeline.yaml.")
         add("--models", nargs="+", metavar="NAME", help="Names of the table. Without this flag: all.")
         add("--log-folder", metavar="DIR", help="The models' folders are made here, by name.")
-        add("--epochs", type=int, minimum=1, help="Passes over the data, in place of the table's.")
-        add("--seed", type=int, default=1, minimum=0, help="Seed of all models.")
+        add("-f", "--force", action="store_true", help="Train anew what is there already.")
         add("--verbose", action="store_true", help="Show the traceback of an error.")
+        add("-h", "--help", action="store_true", help="Show this text.")
     return parser
 
 
 def parse_pipeline_args(argv: Sequence[str]) -> Namespace:
-    """Read the command line and the table; `args.commands` is {name: words of launch/train_srl.py}, all checked.
+    """Read the command line and the table.
+
+    Returns:
+        The flags, and `trainings`: {name: flags of launch/train_srl.py}, all checked. Those of a model that is
+        complete have no `words`; the others are trained by them.
 
     Raises:
         HelpRequested: `--help` was given.
         ValueError: One line that says what is wrong.
     """
-    parser = pipeline_flags()
+    own = pipeline_flags()
     if {"-h", "--help"} & set(argv):
-        raise HelpRequested(parser.format_help())
-    args = parser.parse(argv)
+        raise HelpRequested(own.format_help())
+    ours, theirs = _share_out(argv, own)
+    args = own.parse(ours)
     if not args.data_folder or not args.log_folder:
         raise UsageError(f"{'--log-folder' if args.data_folder else '--data-folder'} is missing")
     table = _read_table(Path(args.exp_config) if args.exp_config else _DEFAULT)
-    unknown = [name for name in args.models if name not in table]
-    if unknown:
-        raise UsageError(f"--models: the table has no {unknown[0]}; it has {', '.join(table)}")
-    args.commands = {}
-    for name in args.models or table:
-        folder = Path(args.log_folder, name)
-        words = [*_words(name, table[name]), f"--data-folder={args.data_folder}", f"--seed={args.seed}"]
-        words += [f"--log-folder={folder}", *([f"--epochs={args.epochs}"] if args.epochs else [])]
-        if (folder / "srl_model.json").is_file():
-            continue
-        try:
-            parse_srl_args(words)
-        except ValueError as error:
-            raise UsageError(f"model {name}: {error}") from None
-        args.commands[name] = words
+    for name in args.models:
+        if name not in table:
+            raise UsageError(f"--models: the table has no {name}{hint(name, table)}")
+    args.run_folder = None
+    args.trainings = {name: _training(args, name, table[name], theirs) for name in args.models or table}
     return args
 
 
-def _read_table(path: Path) -> dict[str, Any]:
+def _share_out(argv: Sequence[str], own: FlagParser) -> tuple[list[str], list[str]]:
+    """Split a command line into words `--name=value` of this command and of launch/train_srl.py."""
+    further, ours, theirs, waiting = srl_flags(), list[str](), list[str](), deque(argv)
+    while waiting:
+        try:
+            ours += own.take(waiting)
+        except UnknownFlag as unknown:
+            try:
+                theirs += further.take(waiting)
+            except UnknownFlag:
+                known = [word for parser in (own, further) for name in parser.names for word in parser[name].spellings]
+                raise UnknownFlag(unknown.spelling, known) from None
+    further.parse(theirs)  # their values are judged before any model's
+    taken = sorted(further.given & set(_OURS))
+    if taken:
+        raise UsageError(f"--{taken[0].replace('_', '-')} is not for all models: leave it out")
+    return ours, theirs
+
+
+def _read_table(path: Path) -> dict[str, dict[str, Any]]:
     """The table of models."""
     import yaml
 
@@ -85,36 +109,66 @@ def _read_table(path: Path) -> dict[str, Any]:
         raise UsageError(f"--exp-config={path} cannot be read ({error.strerror})") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UsageError(f"--exp-config={path} is not YAML") from None
-    if not isinstance(table, dict) or not all(isinstance(flags, dict) for flags in table.values()):
+    if not isinstance(table, dict) or not table or not all(isinstance(flags, dict) for flags in table.values()):
         raise UsageError(f"--exp-config={path}: expected lines NAME: {{flag: value}}")
-    return table
+    return {str(name): flags for name, flags in table.items()}
 
 
-def _words(name: str, flags: dict[str, Any]) -> list[str]:
-    """A model's line of the table as words of a command line."""
+def _training(args: Namespace, name: str, flags: dict[str, Any], given: Sequence[str]) -> Namespace:
+    """The flags of one model's training, and by which words it is begun or continued."""
+    folder = Path(args.log_folder, name)
+    if name != folder.name:
+        raise UsageError(f"model {name}: that is no name of a folder")
+    words = [*_words(name, flags, given), *given, f"--data-folder={args.data_folder}", f"--log-folder={folder}"]
+    there = folder.is_dir() and any(folder.iterdir())
+    begun = there and (folder / "args.json").is_file() and not args.force
+    try:
+        training = parse_srl_args([*words, *(["--force"] if args.force or begun else [])])
+        training.words = _left(folder, training, words) if begun else words + ["--force"] * args.force
+    except ValueError as error:
+        raise UsageError(f"model {name}: {error}") from None
+    return training
+
+
+def _words(name: str, flags: dict[str, Any], given: Sequence[str]) -> list[str]:
+    """A model's line of the table as words of a command line, without what that says already."""
     words: list[str] = []
+    replaced = {word.partition("=")[0] for word in given}
     for flag, value in flags.items():
-        if flag in ("data-folder", "log-folder", "seed", "resume", "force"):
+        key = str(flag).replace("-", "_")
+        if key in _OURS:
             raise UsageError(f"model {name}: --{flag} is not for the table")
-        words += [f"--{flag}", *map(str, value)] if isinstance(value, list) else [f"--{flag}={value}"]
+        if f"--{key}" not in replaced:
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{flag}={str(item).lower() if isinstance(item, bool) else item}" for item in values]
     return words
 
 
-def run(args: Namespace) -> None:
-    """Train the models that are not there yet.
+def _left(folder: Path, training: Namespace, words: list[str]) -> list[str]:
+    """What is left to be done of a training that was begun: words of launch/train_srl.py, none if it is complete."""
+    from launch.runtime.files import read_json
+    from launch.runtime.run_folder import CHECKPOINTS_FOLDER, compare_args
 
-    Raises:
-        RunError: One of them failed; those before it are kept.
-    """
-    program = str(Path(ROOT, "launch", "train_srl.py"))
-    for number, (name, words) in enumerate(args.commands.items()):
-        print(f"[{number + 1}/{len(args.commands)}] {name}", flush=True)
-        code = subprocess.run([sys.executable, program, *words], check=False).returncode
-        if code in (130, -2):
-            raise KeyboardInterrupt
-        if code:
-            raise RunError(f"model {name} failed with exit code {code}; the models before it are kept")
-    print(f"models in {args.log_folder}")
+    flags = saved_flags(training)
+    asked = {flag: flags[flag] for flag in training.given if flag in flags and flag != "log_folder"}
+    try:
+        compare_args(read_json(folder / "args.json", f"folder {folder}"), asked, ignore=FREE_ON_RESUME - {"epochs"})
+    except ValueError as error:
+        raise UsageError(f"{error}; --force trains it anew") from None
+    runs = training.num_seeds * math.prod(map(len, training.sweep.values()))
+    if len(models_of(folder)) == runs:
+        return []
+    if any(path.name.isdecimal() for path in (folder / CHECKPOINTS_FOLDER).glob("*")):
+        free = [word for word in words if word[2:].partition("=")[0].replace("-", "_") in FREE_ON_RESUME]
+        return [f"--resume={folder}", *free]
+    return [*words, "--force"]  # it was ended before its first checkpoint
+
+
+def run(args: Namespace) -> None:
+    """Train the models that are not there yet, and judge all."""
+    from launch.runtime.experiments.representations import train_and_judge
+
+    train_and_judge(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -242,7 +242,7 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     for page, (program, *words) in commands:
         if "--resume" in words or ("--launcher=ray" in words and find_spec("ray") is None):
             continue
-        if program == "launch/train_srl.py":
+        if program in ("launch/train_srl.py", "launch/srl_pipeline.py"):
             words.append("--force")  # the model that later commands observe is there already
         parse = PARSERS[program]
         try:

@@ -51,6 +51,7 @@ def run_command(parse: Callable[[], Any], body: Callable[[Any], None]) -> int:
         parse: () -> args.
         body: The command, given args. Once it has a run folder that can be continued it sets `args.run_folder`; from
             then on a failure is one of the run (exit code 3), before that one of the command line (exit code 2).
+            Where args have no `resume`, the run is continued by the same command.
     """
     args = None
     try:
@@ -60,7 +61,8 @@ def run_command(parse: Callable[[], Any], body: Callable[[Any], None]) -> int:
         _print_to_reader(str(request))
     except KeyboardInterrupt:
         folder = getattr(args, "run_folder", None)
-        print("interrupted" + (f"; continue with --resume {folder}" if folder else ""), file=sys.stderr)
+        how = f"continue with --resume {folder}" if hasattr(args, "resume") else "the same command continues it"
+        print("interrupted" + (f"; {how}" if folder else ""), file=sys.stderr)
         return 130
     except Exception as error:
         code = _exit_code(error, started=getattr(args, "run_folder", None) is not None)

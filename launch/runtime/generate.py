@@ -15,9 +15,11 @@ from agents.base_classes import JaxAlgorithm
 from agents.registry import algorithm_class
 from envs.make import EnvOptions
 from launch.runtime.env_globals import environment_globals
+from launch.runtime.files import read_json
 from launch.runtime.policy import actor
 from launch.runtime.recording import DeviceRecorder, HostRecorder, Policy, Recorder
 from launch.runtime.validation import constructor_keywords
+from representations.dataset import PROGRESS_FILE
 from representations.dataset_writer import DatasetWriter, check_folder
 
 DEFAULT_MAX_DISTANCE = 0.28  # m, that of the original's generator
@@ -38,7 +40,7 @@ def generate(args: Namespace) -> Path:
     folder = Path(args.save_path, args.name)
     if not (args.force or args.no_record_data):
         check_folder(folder)
-    policy = _policy(args)
+    policy = _policy(args, folder)
     options = _options(args, policy)
     recorder: Recorder
     share = args.toward_target_timesteps_proportion
@@ -54,10 +56,10 @@ def generate(args: Namespace) -> Path:
     return folder
 
 
-def _policy(args: Namespace) -> Policy | None:
+def _policy(args: Namespace, folder: Path) -> Policy | None:
     """The trained policy that acts, if one does."""
     if args.run_ppo2:
-        args.run_policy = str(_train_ppo2(args))
+        args.run_policy = _policy_before(args, folder) or str(_train_ppo2(args))
     if not args.run_policy:
         return None
     from launch.runtime.replay import find_subject
@@ -74,6 +76,23 @@ def _policy(args: Namespace) -> Policy | None:
         raise ValueError(f"--run-policy={args.run_policy} plays {subject.options.env}, not {args.env}")
     args.env = subject.options.env
     return Policy(dataclasses.replace(subject.options, render_mode=None, simulator=args.simulator), act)
+
+
+def _policy_before(args: Namespace, folder: Path) -> str | None:
+    """The run folder of the ppo2 that was trained when the dataset was begun, None where there is no dataset yet.
+
+    Raises:
+        ValueError: It was begun otherwise.
+    """
+    if args.force or args.no_record_data or not (folder / PROGRESS_FILE).is_file():
+        return None
+    plan = read_json(folder / PROGRESS_FILE, f"dataset {folder}").get("plan", {})
+    if plan.get("ppo2_timesteps") != args.ppo2_timesteps:
+        raise ValueError(
+            f"dataset {folder} was not begun with --ppo2-timesteps={args.ppo2_timesteps}: give the same flags to "
+            "continue it, or --force to begin anew"
+        )
+    return plan["policy"]
 
 
 def _train_ppo2(args: Namespace) -> Path:
@@ -135,6 +154,7 @@ def _record(args: Namespace, folder: Path, options: EnvOptions, recorder: Record
         "num_episode": args.num_episode,
         "toward_target": args.toward_target_timesteps_proportion,
         "policy": args.run_policy,
+        **({"ppo2_timesteps": args.ppo2_timesteps} if args.run_ppo2 else {}),
         **dataclasses.asdict(dataclasses.replace(options, render_mode=None)),
     }
     writer = None

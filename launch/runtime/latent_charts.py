@@ -101,11 +101,11 @@ def latent_page(
     }
     template = (Path(__file__).parent / "latent_view.html").read_text(encoding="utf-8")
     replacements: Sequence[tuple[str, str]] = (
-        ("__TITLE__", escape(title)),
         ("__THUMB__", str(THUMB)),
         ("__COLUMNS__", str(_COLUMNS)),
         ("__SHEET__", _thumbnails(frames, chosen)),
         ("__DATA__", json.dumps(data, allow_nan=False)),
+        ("__TITLE__", escape(title)),  # last, as it may hold any text
     )
     for name, value in replacements:
         template = template.replace(name, value)

@@ -20,7 +20,7 @@ _DESCRIPTION = (
     "recorded. The model is then used by `launch/train.py --srl-model-path FOLDER`."
 )
 # What a resumed run may change: nothing that decides what was computed.
-_FREE_ON_RESUME = {
+FREE_ON_RESUME = {
     "resume",
     "epochs",
     "no_vis",
@@ -165,9 +165,9 @@ def _restore(args: Namespace, parser: FlagParser) -> None:
     saved = read_json(Path(args.resume) / ARGS_FILE, f"--resume={args.resume}")
     if "terms" in saved or "data_folder" not in saved:
         raise UsageError(f"--resume={args.resume}: that is no folder of a representation")
-    compare_args(saved, {name: getattr(args, name) for name in parser.given}, ignore=_FREE_ON_RESUME)
+    compare_args(saved, {name: getattr(args, name) for name in parser.given}, ignore=FREE_ON_RESUME)
     for name in parser.names:
-        if name in saved and not (name in _FREE_ON_RESUME and name in parser.given):
+        if name in saved and not (name in FREE_ON_RESUME and name in parser.given):
             setattr(args, name, saved[name])
 
 
@@ -245,3 +245,8 @@ def saved_flags(args: Namespace) -> dict[str, Any]:
     flags = {name: value for name, value in vars(args).items() if name not in left_out}
     flags["sweep"] = [f"{name}:{','.join(f'{value:g}' for value in values)}" for name, values in args.sweep.items()]
     return flags
+
+
+def models_of(folder: Path) -> list[Path]:
+    """The folders of the models that a training has written: its own, or one for each of several runs."""
+    return sorted(path.parent for pattern in ("", "seed_*/") for path in folder.glob(f"{pattern}srl_model.json"))

@@ -9,6 +9,7 @@ from envs.make import EnvOptions, device_env
 from envs.registry import registered_env, resolve
 from launch import dataset_generator, dataset_tools
 from launch.runtime import recording
+from launch.runtime.files import read_json
 from representations.dataset import load_dataset
 
 ENV = "MobileRobotGymEnv-v0"
@@ -20,7 +21,8 @@ def generate(tmp_path, capsys):
     """Record a small dataset; returns it, or where the command fails its exit code and message."""
 
     def run(name, *words, env=ENV):
-        command = [f"--env={env}", f"--save-path={tmp_path}", f"--name={name}", "--image-size=16", *words]
+        command = [f"--env={env}", f"--save-path={tmp_path}", f"--name={name}", *words]
+        command += [] if any(word.startswith("--image-size") for word in words) else ["--image-size=16"]
         code = dataset_generator.main(command)
         return load_dataset(tmp_path / name) if code == 0 else (code, capsys.readouterr().err)
 
@@ -73,6 +75,27 @@ def test_neither_workers_nor_interruptions_change_a_dataset(generate, simulator,
     code, said = generate("part", "--num-episode=4", *words)
     assert code == 2 and "num_episode 3, not 4" in said
     same(generate("part", "--num-episode=3", *words), whole)
+
+
+@pytest.mark.slow
+def test_a_dataset_that_ppo2_plays_is_continued_with_the_same_policy(generate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("-r", "--simulator=jax", "--run-ppo2", "--ppo2-timesteps=128", "--image-size=36", "--format=original")
+    play = recording.DeviceRecorder.play
+
+    def killed(self, first, count):
+        yield next(play(self, first, count))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recording.DeviceRecorder, "play", killed)
+        code, said = generate("a", "--num-episode=2", *words)
+    assert code == 130 and said.endswith("interrupted; the same command continues it\n")
+    code, said = generate("a", "--num-episode=2", *(word.replace("=128", "=64") for word in words))
+    assert code == 2 and "was not begun with --ppo2-timesteps=64" in said
+    dataset = generate("a", "--num-episode=2", *words)
+    assert dataset.frames.shape == (502, 36, 36, 3) and len(list(tmp_path.glob("logs/*/*/ppo2/*"))) == 1
+    assert read_json(tmp_path / "a" / "dataset.json", "a")["plan"]["policy"].startswith("logs/")
 
 
 @pytest.mark.parametrize("simulator", ["pybullet", "jax"])
@@ -147,6 +170,7 @@ def test_datasets_are_joined_and_made_relative(generate, tmp_path, capsys):
         (["--reward-dist", "--shape-reward"], "--reward-dist counts rewards"),
         (["--run-ppo2", "--toward-target-timesteps-proportion=0.5"], "both say who acts"),
         (["--simulator=jax", "--display"], "--display is for --simulator=pybullet"),
+        (["--display"], "there is no display here: leave it out"),
         (["--multi-view"], "--multi-view has no meaning"),
         (["--max-distance=1"], "--max-distance has no meaning"),
         (["--name=a/b"], "--name=a/b is no name"),
@@ -155,7 +179,8 @@ def test_datasets_are_joined_and_made_relative(generate, tmp_path, capsys):
         (["--env=CarRacingGymEnv-v0", "--toward-target-timesteps-proportion=1"], "has no scripted controller"),
     ],
 )
-def test_bad_input_is_one_line_and_writes_nothing(words, said, tmp_path, capsys):
+def test_bad_input_is_one_line_and_writes_nothing(words, said, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":99")  # no server answers there; PyBullet would end the process
     base = [f"--env={ENV}", f"--save-path={tmp_path}", "--image-size=16", "--num-episode=1"]
     base = [word for word in base if word.split("=")[0] not in [w.split("=")[0] for w in words]]
     assert dataset_generator.main([*base, *words]) == 2

@@ -29,7 +29,7 @@ class Child:
     Args:
         program: "train" or another entry point with `main(words) -> exit code`.
         words: Its command line.
-        log: File that its output is appended to.
+        log: File that its output is appended to; None leaves it its parent's.
         environment: Further environment variables.
 
     Raises:
@@ -37,12 +37,12 @@ class Child:
     """
 
     def __init__(
-        self, program: str, words: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+        self, program: str, words: Sequence[str], log: Path | None, environment: Mapping[str, str] | None = None
     ) -> None:
         code = "from launch.runtime.experiments.child import main; main({!r}, {})"
         reading, self._lifeline = os.pipe()
         try:
-            with log.open("ab") as output:
+            with contextlib.nullcontext() if log is None else log.open("ab") as output:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-c", code.format(program, reading), *words],
                     stdin=subprocess.DEVNULL,

@@ -394,8 +394,8 @@ def test_nothing_heavy_is_imported_before_it_is_needed(flag, code, allowed):
     assert result.returncode == 0, result.stderr
 
 
-def ending(error: BaseException | None, run_folder: str | None = None, verbose: bool = False) -> int:
-    args = argparse.Namespace(run_folder=None, verbose=verbose)
+def ending(error: BaseException | None, run_folder: str | None = None, verbose: bool = False, **flags: str) -> int:
+    args = argparse.Namespace(run_folder=None, verbose=verbose, **flags)
 
     def body(given: argparse.Namespace) -> None:
         given.run_folder = run_folder
@@ -424,8 +424,13 @@ def test_exit_codes(capsys):
 
 def test_interruption_says_how_to_continue(capsys):
     assert ending(KeyboardInterrupt()) == 130
-    assert ending(KeyboardInterrupt(), "logs/x") == 130
-    assert capsys.readouterr().err.splitlines() == ["interrupted", "interrupted; continue with --resume logs/x"]
+    assert ending(KeyboardInterrupt(), "logs/x", resume="") == 130
+    assert ending(KeyboardInterrupt(), "data/x") == 130  # of a command without that flag
+    assert capsys.readouterr().err.splitlines() == [
+        "interrupted",
+        "interrupted; continue with --resume logs/x",
+        "interrupted; the same command continues it",
+    ]
 
 
 def test_defects_keep_their_traceback():
