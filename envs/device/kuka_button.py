@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from envs import kuka_scene as scene
 from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, arm_frames, gripper_frames, link_poses, transform
-from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, tip_points, touches
+from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, finger_points, touches
 from envs.device.kuka_motion import PRECISE, Solver, drive, held_up, inverse_kinematics, linear_response
 from envs.render.kuka_picture import ONE_BUTTON, KukaRenderer, KukaScene
 from envs.render.rasteriser import Poses, poses_of
@@ -308,15 +308,15 @@ class KukaButtonTwin:
         """One simulation step, in which PyBullet looks for contacts before it moves the arm."""
         frames = arm_frames(tuple(arm.angles))
         gripper = gripper_frames(frames[-1], _REST)
-        tips = tip_points(gripper[3], gripper[6])
-        touch = touches(tips, buttons, self.BUTTON_STANDS)
+        fingers = finger_points(gripper)
+        touch = touches(fingers, buttons, self.BUTTON_STANDS)
         if self._action_joints:
             moved = _move(arm, arm.angles + command, frames)
         else:
             arm = arm._replace(point=self._displaced(arm.point, command))
             moved = _move(arm, jnp.stack(inverse_kinematics(tuple(arm.angles), tuple(arm.point), self.SOLVER)))
         if self.PRESSES_ON:
-            held = held_up(tuple(arm.angles), tuple(moved.angles), frames, tips[0][0])
+            held = held_up(tuple(arm.angles), tuple(moved.angles), frames, fingers[0][0])
             moved = moved._replace(angles=jnp.where(touch.blocked, jnp.stack(held), moved.angles))
         finger = jnp.stack(transform(gripper[1], CENTRES_OF_MASS[scene.FINGER_LINK]))
         return moved._replace(finger=finger), touch

@@ -1,8 +1,9 @@
 """What the fingers of the arm touch: buttons and table, as PyBullet's contact points tell it.
 
 The lowest parts of the gripper are the lower edges of its two finger tips, 12 mm long; three points of each stand for
-them. In PyBullet the tips give way (2 N m hold them) and fold up, so that the arm goes on almost as if nothing were
-there, until they are folded and the arm cannot sink further: see `FOLDED`.
+them. Beside a button, higher parts of a finger meet the side of its cap before the tip meets the table. In PyBullet the
+tips give way (2 N m hold them) and fold up, so that the arm goes on almost as if nothing were there, until they are
+folded and the arm cannot sink further: see `FOLDED`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ _RINGS = (
     (0.0053, -0.0097, 0.0310),
     (0.0053, 0.0051, 0.0310),
 )
+# Higher up, where only the side of a button is met: corners of the left tip in its frame, and of the part above it,
+# link 9, in the frame of that.
+_SHAFT = ((-0.0125, -0.0074, 0.016), (-0.0113, 0.0052, 0.016), (0.0055, -0.0106, 0.016), (0.0055, 0.0061, 0.016))
+_BASE = ((-0.0115, -0.0106, 0.0667), (-0.0115, 0.0040, 0.0667), (0.0086, -0.0123, 0.0667), (0.0053, 0.0050, 0.0667))
 # Heights (m), measured in PyBullet: of a settled button's base, of its parts above the base, and of the table's top.
 # Shapes are 1 mm thicker all around than drawn, but boxes. Contact begins 0.73 mm before shapes touch.
 BUTTON_Z = -0.19401
@@ -57,47 +62,54 @@ class Touch(NamedTuple):
     blocked: jax.Array
 
 
-def tip_points(left_tip: Frame, right_tip: Frame) -> tuple[tuple[Vector, ...], ...]:
-    """Points (m) of both finger tips, for the frames of links 10 and 13: lower edge first, then the rings above."""
-    tips = ((left_tip, 1.0), (right_tip, -1.0))
-    return tuple(tuple(transform(tip, (side * x, y, z)) for x, y, z in _EDGE + _RINGS) for tip, side in tips)
+def finger_points(gripper: tuple[Frame, ...]) -> tuple[tuple[Vector, ...], ...]:
+    """Points (m) of both fingers, for the frames of links 7 to 13: lower edge, rings above it, then those higher up."""
+    fingers = ((gripper[2], gripper[3], 1.0), (gripper[5], gripper[6], -1.0))
+    return tuple(
+        tuple(
+            transform(frame, (side * x, y, z))
+            for frame, points in ((tip, _EDGE + _RINGS + _SHAFT), (base, _BASE))
+            for x, y, z in points
+        )
+        for base, tip, side in fingers
+    )
 
 
-def touches(tips: tuple[tuple[Vector, ...], ...], buttons: jax.Array, stand: bool) -> Touch:
-    """What the finger tips touch.
+def touches(fingers: tuple[tuple[Vector, ...], ...], buttons: jax.Array, stand: bool) -> Touch:
+    """What the fingers touch.
 
     Args:
-        tips: Points of the tips (m), see `tip_points`.
+        fingers: Points of the fingers (m), see `finger_points`.
         buttons: float32 [buttons, 2], x and y of the buttons (m).
         stand: Whether the buttons stand still. They then keep a tip that came down on the rim off the cap; a button
             that is moved by being placed does not, it ends up inside the tip.
     """
     no = jnp.zeros((), bool)
     cap, body, table, blocked = [no] * len(buttons), [no] * len(buttons), no, no
-    for tip in tips:
+    edge, tip_end = len(_EDGE), len(_EDGE + _RINGS)
+    for finger in fingers:
         over_table = [
             (z < _TABLE_TOP + _MARGIN + _NEAR) & (x > _TABLE_X[0]) & (x < _TABLE_X[1]) & (abs(y) < _TABLE_Y)
-            for x, y, z in tip
+            for x, y, z in finger[:tip_end]
         ]
         for index, (button_x, button_y) in enumerate(buttons):
-            squared = [(x - button_x) * (x - button_x) + (y - button_y) * (y - button_y) for x, y, _ in tip]
+            squared = [(x - button_x) * (x - button_x) + (y - button_y) * (y - button_y) for x, y, _ in finger]
             above = [square < _CAP_RADIUS * _CAP_RADIUS for square in squared]
             on_body = [
                 (square < _BODY_RADIUS * _BODY_RADIUS) & (z < _BODY_TOP + 2 * _MARGIN + _NEAR)
-                for square, (_, _, z) in zip(squared, tip, strict=True)
+                for square, (_, _, z) in zip(squared, finger, strict=True)
             ]
             on_cap = [
                 inside & (z < _CAP_TOP + 2 * _MARGIN + _NEAR) & (z > _BODY_TOP)
-                for inside, (_, _, z) in zip(above, tip, strict=True)
+                for inside, (_, _, z) in zip(above, finger, strict=True)
             ]
-            edge = len(_EDGE)
             # A tip whose edge stands on the rim or beside the button is kept off the cap's side, 1 cm further in.
             off = _any(on_body[:edge]) & stand
             cap[index] |= _any(on_cap[:edge]) | (_any(on_cap[edge:]) & ~off)
             body[index] |= _any(on_body)
-            for inside, (_, _, z) in zip(above[:edge], tip, strict=False):
+            for inside, (_, _, z) in zip(above[:edge], finger, strict=False):
                 blocked |= inside & (z < _CAP_TOP - FOLDED)
-            over_table = [over & ~inside for over, inside in zip(over_table, above, strict=True)]
+            over_table = [over & ~inside for over, inside in zip(over_table, above, strict=False)]
         table |= _any(over_table)
     return Touch(jnp.stack(cap), jnp.stack(body), table, blocked)
 
