@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FLAGS = ("distributed", "coordinator", "num_processes", "process_id", "join_timeout")
 _RETRY = 0.2  # seconds between attempts to reach the coordinator
+_SLACK = 2.0  # seconds that the word of process 0 may take to arrive
 _LINGER = 30  # seconds that a process that ends waits for the others
 
 
@@ -139,6 +140,8 @@ def _meet(address: str, num_processes: int, process_id: int, timeout: float) -> 
     while True:
         try:
             with socket.create_connection(_endpoint(address), timeout=max(_RETRY, deadline - time.monotonic())) as sock:
+                # Process 0 may have begun just now, and tells at the end of its own time who is missing.
+                sock.settimeout(timeout + _SLACK)
                 sock.sendall(json.dumps([process_id, num_processes]).encode() + b"\n")
                 wrong = json.loads(sock.makefile(errors="replace").readline())
             break

@@ -111,6 +111,7 @@ def test_a_run_on_a_learned_representation(model, flags, tmp_path, capsys) -> No
     assert load_dataset(tmp_path / "set").frames.shape == (251, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_a_watched_play_sees_what_was_trained_on(model, tmp_path, headless) -> None:
     common = ("--env=" + MOBILE, "--simulator=jax", "--srl-model=random", f"--srl-model-path={model}", "--num-cpu=2")
     run = trained(tmp_path / "logs", *common, "--n-steps=16", "--num-timesteps=32")

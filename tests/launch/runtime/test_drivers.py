@@ -69,7 +69,7 @@ def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
         ("ppo1", (3,)),
         ("ars", (3, 4)),
         ("cma-es", (3, 4)),
-        ("ppo2-lnlstm", (3, 4)),
+        pytest.param("ppo2-lnlstm", (3, 4), marks=pytest.mark.slow),
         pytest.param("acer-lstm", (3, 4), marks=pytest.mark.slow),
         pytest.param("sac-sde", (3, 4), marks=pytest.mark.slow),
     ]

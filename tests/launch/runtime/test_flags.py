@@ -418,7 +418,7 @@ def test_exit_codes(capsys):
     assert ending(WorkerError("environment 3 raised\nKeyError"), "logs/x") == 3
     assert ending(RunError("stopped"), "logs/x") == 3
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 7 and all(line.startswith("error: ") for line in lines)
+    assert len(lines) == 6 and all(line.startswith("error: ") for line in lines)
     assert lines[4] == "error: environment 3 raised KeyError"
 
 

@@ -148,6 +148,7 @@ def test_trials_that_were_not_noted_down_are_forgotten_and_lost_ones_missed(tmp_
 # --- lockstep --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trials_side_by_side_are_the_runs_that_they_would_be_alone(tmp_path):
     """Two comparisons with a restart from disk between them, against a run of each setting by itself."""
     args = parse_train_args([*SMALL, "--seed=5"])
