@@ -87,9 +87,9 @@ class VectorPool:
             (`envs.make.host_factory`); called in the workers.
         seeds: (run seed, index) per environment. The reset of an episode is seeded by (run seed, index, episode).
         groups: Environment indices of each group, every environment in exactly one; None for a single group.
-        num_workers: Number of processes; by default one per core, at most one per environment. Where it
-            divides the number of groups, each worker has groups of its own: it waits for no other worker, and while it
-            waits for actions it leaves its core to the policy. Otherwise every group is spread over all workers.
+        num_workers: Number of processes; by default one per core, at most one per environment. Where it divides the
+            number of groups, each worker has groups of its own: it waits for no other worker, and while it waits for
+            actions it leaves its core to the policy. Otherwise every group is spread over all workers.
         auto_reset: Reset an environment within the step that ends its episode. Otherwise it is left alone, as if
             inactive, until `reset`.
         finite: Whether a reward or an observation that is not finite ends the pool; otherwise it is passed on.
@@ -258,7 +258,7 @@ class VectorPool:
         channel.start()
 
     def ready(self) -> int:
-        """Wait until a group can be received without waiting; which one, of several that whose turn came first.
+        """Wait until a group can be received without waiting; its number, the lowest of several.
 
         Raises:
             RuntimeError: No group was sent, or the pool is closed.
