@@ -36,6 +36,7 @@ class Setup(NamedTuple):
         seeds: (run seed, index) of each of this worker's slots.
         auto_reset: Whether an ended environment is reset within the same step.
         finite: Whether a reward or an observation that is not finite is a failure.
+        patience: Seconds for which the worker looks for its next command before it sleeps.
     """
 
     factory: bytes
@@ -50,6 +51,7 @@ class Setup(NamedTuple):
     seeds: dict[int, tuple[int, int]]
     auto_reset: bool
     finite: bool
+    patience: float
 
 
 class Failure(NamedTuple):

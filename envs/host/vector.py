@@ -31,6 +31,8 @@ from envs.types import Spec
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 3  # restarts in a row at the same place before a pool gives up
+# Seconds that an idle worker stays awake: for small networks acting and the way there and back take about half of it.
+PATIENCE = 5e-4 if hasattr(os, "sched_yield") else 0.0
 CLOSE_TIMEOUT = 5.0  # seconds the workers may take together to close their environments
 
 
@@ -161,6 +163,7 @@ class VectorPool:
             seeds={slot: (int(seeds[i][0]), int(seeds[i][1])) for slot, i in indices.items()},
             auto_reset=auto_reset,
             finite=finite,
+            patience=PATIENCE if count <= (os.cpu_count() or 1) else 0.0,
         )
 
     def _begin(self) -> None:

@@ -10,8 +10,10 @@ import gc
 import math
 import os
 import pickle
+import select
 import signal
 import socket
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -121,6 +123,9 @@ class _Worker:
     def __init__(self, connection: socket.socket, commands: int, setup: Setup) -> None:
         self.connection = connection
         self.commands = commands
+        os.set_blocking(commands, False)
+        self.command = select.poll()
+        self.command.register(commands, select.POLLIN)
         self.setup = setup
         self.envs: dict[int, gymnasium.Env] = {}
 
@@ -156,7 +161,7 @@ class _Worker:
         # What exists now stays: the collector need not walk over it again and again.
         gc.freeze()
         while True:
-            message = os.read(self.commands, 1)
+            message = self.message()
             if not message or message[0] == CLOSE:
                 return
             channel = message[0]
@@ -172,6 +177,22 @@ class _Worker:
             if self.is_last(channel):
                 os.write(setup.replies, message)
 
+    def message(self) -> bytes:
+        """The pool's next message; empty when the pool is gone.
+
+        A core that falls asleep takes tens of microseconds to wake, and whoever runs on it meanwhile empties its
+        caches: this worker stays awake for as long as a small network takes to act, and gives way to all others.
+        """
+        until = time.monotonic() + self.setup.patience
+        while True:
+            try:
+                return os.read(self.commands, 1)
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    os.sched_yield()
+                else:
+                    self.command.poll()
+
     def is_last(self, channel: int) -> bool:
         """Whether all other workers have done what the channel asked for."""
         try:
@@ -184,7 +205,7 @@ class _Worker:
         self.connection.sendall(bytes([FAILED]))
         send_object(self.connection, failure)
         os.write(self.setup.replies, bytes([FAILED]))
-        os.read(self.commands, 1)
+        self.command.poll()
 
 
 def _line(error: BaseException) -> str:

@@ -97,7 +97,8 @@ def build_driver(
         )
         return observed(pool, options, encoding, auto_reset)
 
-    return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations)
+    num_groups = 2 if options.learned or spec.obs_dtype == "uint8" else 1  # to look at pictures takes long
+    return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations, num_groups)
 
 
 def train(

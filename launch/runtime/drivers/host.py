@@ -59,7 +59,7 @@ PoolFactory = Callable[[Sequence[tuple[int, int]], Sequence[Any] | None, bool], 
 class HostDriver:
     """Trains K runs on K x N environments in worker processes.
 
-    The environments of a run are split in two groups: while the policy acts for one, the other simulates.
+    The environments of a run can be split in groups: while the policy acts for one, the others simulate.
 
     Args:
         make_pool: Builds a worker pool.
@@ -68,7 +68,8 @@ class HostDriver:
         hyper: Hyperparameters, float32 leaves [K].
         seeds: Run seeds [K].
         iterations: Planned number of iterations; sets the clock's progress.
-        num_groups: 2 to overlap acting and simulating, 1 not to.
+        num_groups: 2 to overlap acting and simulating, 1 not to: that saves every other call of the policy, and where
+            it acts in less time than simulating takes the calls cost more than the overlap gains.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class HostDriver:
         hyper: Any,
         seeds: np.ndarray,
         iterations: int,
-        num_groups: int = 2,
+        num_groups: int = 1,
     ) -> None:
         self.spec, self.agent, self.hyper = spec, agent, hyper
         self.num_runs, self._seeds, self._make_pool = len(seeds), seeds, make_pool
