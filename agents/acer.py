@@ -19,7 +19,7 @@ from agents.common.optim import clip_by_global_norm, descend
 from agents.common.returns import fold
 from agents.common.schedules import schedule
 from agents.options import LR_SCHEDULES, POLICIES, option
-from agents.types import Agent, AgentState, Clock, Traits, Transition
+from agents.types import Agent, AgentState, Clock, Successors, Traits, Transition
 from envs.types import Spec
 
 TINY = 1e-6  # keeps divisions by probabilities finite
@@ -184,12 +184,12 @@ def loss(
 def _played(policy: ActorCriticPolicy, acting: Acting, batch: Transition, gamma: ArrayLike) -> Sequence:
     """A rollout as it is stored."""
     carry, begin = policy.recalled(batch)
-    *_, after = policy.unroll(acting.params, normalize(acting.stats, batch.obs), carry, begin)
-    pi, q = policy.after(acting.params, normalize(acting.stats, batch.next_obs), after)
-    next_value = jnp.sum(pi.probabilities() * q, axis=-1)
+    pi, q, after = policy.unroll(acting.params, normalize(acting.stats, batch.obs), carry, begin)
+    next_value = policy.successor_values(acting, batch, policy.state_value(pi, q), after)
     reward, _ = fold(batch.reward, batch.terminated, batch.truncated, next_value, gamma)
     done = (batch.terminated | batch.truncated).astype(jnp.float32)
-    return Sequence(batch.obs, batch.next_obs[-1], batch.action, reward, done, batch.extras["behaviour"], carry)
+    last_obs = batch.next_obs.last if isinstance(batch.next_obs, Successors) else batch.next_obs[-1]
+    return Sequence(batch.obs, last_obs, batch.action, reward, done, batch.extras["behaviour"], carry)
 
 
 def make(spec: Spec, config: Config) -> Agent:

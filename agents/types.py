@@ -19,7 +19,8 @@ class Transition(NamedTuple):
         reward: float32.
         terminated: bool, the task ended; its value is zero from here.
         truncated: bool, a time limit cut the episode; the value of `next_obs` still counts.
-        next_obs: The true successor, never the observation after a reset.
+        next_obs: The true successor, never the observation after a reset. Of pictures, which are stored once, the
+            `Successors` that no other row shows.
         extras: What `act` returned beside the action: log_prob, value, ...
     """
 
@@ -30,6 +31,20 @@ class Transition(NamedTuple):
     truncated: Any
     next_obs: Any
     extras: dict[str, Any]
+
+
+class Successors(NamedTuple):
+    """The pictures that follow a rollout's steps and are not the `obs` of the next row.
+
+    Attributes:
+        last: Successor of the last step [N, ...].
+        cut: Successors of earlier steps at which a time limit cut an episode, in order of time [M, N, ...].
+        step: Which steps these are, int32 [M, N]; T where there is none.
+    """
+
+    last: Any
+    cut: Any
+    step: Any
 
 
 class Clock(NamedTuple):

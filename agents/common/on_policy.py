@@ -21,7 +21,7 @@ from agents.common.normalizer import (
     scale_rewards,
 )
 from agents.common.returns import fold, gae
-from agents.types import Agent, AgentState, Traits, Transition
+from agents.types import Agent, AgentState, Successors, Traits, Transition
 from envs.types import Discrete, Spec
 from networks.build import ActorCritic
 
@@ -101,7 +101,7 @@ class ActorCriticPolicy:
             raise ValueError(f"--use-sde is for continuous actions, those of {spec.id} are discrete: leave it out")
         self.spec = spec
         self.normalize_obs = normalize_obs and not spec.pixels
-        self.recurrent, self.noise_steps = memory != "feedforward", noise_steps
+        self.recurrent, self.noise_steps, self.action_values = memory != "feedforward", noise_steps, action_values
         self.network = ActorCritic(
             obs_ndim=len(spec.obs_shape),
             pixels=spec.pixels,
@@ -179,6 +179,36 @@ class ActorCriticPolicy:
         if not self.recurrent:
             return self.step(params, next_obs)[:2]
         return jax.vmap(self.step, in_axes=(None, 0, 0))(params, next_obs, carry)[:2]
+
+    def state_value(self, pi: Any, value: jax.Array) -> jax.Array:
+        """The value of a state from what the network says of it: itself, or the mean over actions of theirs."""
+        return jnp.sum(pi.probabilities() * value, axis=-1) if self.action_values else value
+
+    def successor_values(self, acting: Acting, batch: Transition, value: jax.Array, carry: Any) -> jax.Array:
+        """V(next_obs) of a rollout's steps, [T, N].
+
+        Of pictures those that another row shows are not looked at twice. Where a time limit has cut more episodes than
+        `Successors` has room for, the value before the cut stands in.
+
+        Args:
+            acting: The policy.
+            batch: Rollout.
+            value: V(obs) [T, N].
+            carry: What an LSTM remembered after each step, leaves [T, N, memory_size].
+        """
+        if not isinstance(batch.next_obs, Successors):
+            next_obs = normalize(acting.stats, batch.next_obs)
+            return self.state_value(*self.after(acting.params, next_obs, carry))
+        last, cut, step = batch.next_obs
+        last_value = self.state_value(*self.step(acting.params, last, jax.tree.map(lambda x: x[-1], carry))[:2])
+        earlier = jnp.where(batch.truncated[:-1], value[:-1], value[1:])
+        next_value = jnp.concatenate([earlier, last_value[None]])
+        if not len(step):
+            return next_value
+        env = jnp.arange(value.shape[1])
+        remembered = jax.tree.map(lambda x: x[jnp.minimum(step, len(value) - 1), env], carry)
+        cut_value = self.state_value(*self.after(acting.params, cut, remembered))
+        return next_value.at[step, env].set(cut_value, mode="drop")
 
     def distribution(self, params: Any, obs: jax.Array) -> Any:
         """Without memory: action distribution for normalised observations [..., *obs_shape]."""
@@ -259,7 +289,7 @@ class ActorCriticPolicy:
         """
         obs, (carry, begin) = normalize(acting.stats, batch.obs), self.recalled(batch)
         _, value, after = self.unroll(acting.params, obs, carry, begin)
-        next_value = self.after(acting.params, normalize(acting.stats, batch.next_obs), after)[1]
+        next_value = self.successor_values(acting, batch, value, after)
         reward, discount = fold(batch.reward, batch.terminated, batch.truncated, next_value, gamma)
         advantage = gae(reward, discount, value, next_value[-1], lam)
         return Estimates(obs, batch.action, batch.extras["log_prob"], value, advantage, advantage + value, carry, begin)

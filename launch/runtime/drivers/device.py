@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agents.types import Agent, AgentState, Clock, Player, Transition
 from envs.device.batch import BatchEnv
+from launch.runtime.drivers import frames
 from launch.runtime.drivers.common import (
     ENVIRONMENT,
     EVALUATION,
@@ -262,13 +263,19 @@ class DeviceDriver:
     def _rollout(self, run: Run, key: jax.Array) -> tuple[Run, Transition, tuple]:
         """T steps of N environments."""
         traits = self.agent.traits
+        once = traits.keep_obs and self.spec.pixels
 
-        def step(carry: tuple, key: jax.Array) -> tuple:
-            env, obs, returns, lengths, memory, alive = carry
+        def step(carry: tuple, now: tuple[jax.Array, jax.Array]) -> tuple:
+            env, obs, returns, lengths, memory, alive, successors = carry
+            key, t = now
             action, extras, memory = self._player.act(run.agent, obs, key, True, memory)
             env, result = self._batch_env.step(env, clip_action(self.spec, action))
-            seen = (obs, result.next_obs) if traits.keep_obs else ((), ())
-            row = Transition(seen[0], action, result.reward, result.terminated, result.truncated, seen[1], extras)
+            seen = obs if traits.keep_obs else ()
+            after = result.next_obs if traits.keep_obs and not once else ()
+            row = Transition(seen, action, result.reward, result.terminated, result.truncated, after, extras)
+            if once:
+                cut = result.truncated & ~result.terminated
+                successors = frames.noted(successors, t, cut, result.next_obs, traits.rollout_length)
             done = result.terminated | result.truncated
             returns, lengths = returns + result.reward, lengths + alive
             record = (done, returns, lengths, jnp.sum(alive))
@@ -277,11 +284,14 @@ class DeviceDriver:
             memory = self._player.forget(memory, done)
             # Not a product: a return that is not a number would outlive its episode.
             returns = jnp.where(keep, returns, 0.0)
-            return (env, result.obs, returns, lengths * keep, memory, alive), (row, record)
+            return (env, result.obs, returns, lengths * keep, memory, alive, successors), (row, record)
 
-        carry = (*run[1:], jnp.ones(traits.num_envs, bool))
-        keys = jax.random.split(key, traits.rollout_length)
-        (*after, _), (batch, record) = cast(tuple, jax.lax.scan(step, carry, keys))
+        successors = jax.tree.map(jnp.asarray, frames.empty(self.spec, traits)) if once else ()
+        carry = (*run[1:], jnp.ones(traits.num_envs, bool), successors)
+        steps = jax.random.split(key, traits.rollout_length), jnp.arange(traits.rollout_length)
+        (*after, _, successors), (batch, record) = cast(tuple, jax.lax.scan(step, carry, steps))
+        if once:
+            batch = batch._replace(next_obs=successors)
         return Run(run.agent, *after), self._player.noted(batch, run.memory), record
 
     def _play_episodes(self, agent: AgentState, key: jax.Array, *, episodes: int, explore: bool) -> jax.Array:

@@ -11,6 +11,7 @@ import numpy as np
 
 from agents.types import Agent, AgentState, Clock, Player, Transition
 from envs.types import Spec
+from launch.runtime.drivers import frames
 from launch.runtime.drivers.common import (
     EVALUATION,
     INIT,
@@ -113,6 +114,7 @@ class HostDriver:
         self._memory: list[Any] = []
         self._ended: list[Any] = []  # bool [K, n] of each group, () where the agent has no memory
         self._buffers: Transition | None = None
+        self._frames_once = self.spec.pixels and traits.keep_obs
         self._returns = np.zeros((runs, traits.num_envs))
         self._lengths = np.zeros((runs, traits.num_envs), np.int64)
 
@@ -194,7 +196,7 @@ class HostDriver:
         state = jax.eval_shape(self._init, self._keys, self.hyper)
         traits = self.agent.traits
         obs = int(np.prod(self.spec.obs_shape)) * np.dtype(self.spec.obs_dtype).itemsize
-        row = 6 + 4 * int(np.prod(self.spec.action_shape)) + 2 * obs * traits.keep_obs
+        row = 6 + 4 * int(np.prod(self.spec.action_shape)) + (1 if self.spec.pixels else 2) * obs * traits.keep_obs
         return tree_bytes(state) + self.num_runs * traits.rollout_length * traits.num_envs * row
 
     def close(self) -> None:
@@ -360,15 +362,19 @@ class HostDriver:
         buffers.reward[:, t, ranks] = out.reward.reshape(shape[:2])
         buffers.terminated[:, t, ranks] = out.terminated.reshape(shape[:2])
         buffers.truncated[:, t, ranks] = out.truncated.reshape(shape[:2])
-        if self.agent.traits.keep_obs:
+        if self._frames_once:
+            cut = (out.truncated & ~out.terminated).reshape(shape[:2])
+            frames.note(buffers.next_obs, t, ranks, cut, out.next_obs.reshape(shape), self.agent.traits.rollout_length)
+        elif self.agent.traits.keep_obs:
             buffers.next_obs[:, t, ranks] = out.next_obs.reshape(shape)
 
     def _finish(self, played: int) -> tuple[np.ndarray, Episodes]:
         """Steps of each run [K] and the episodes that ended within the first `played` rows of the buffers."""
         buffers = self._buffers
         assert buffers is not None
-        for left in (buffers.reward, *((buffers.obs, buffers.next_obs) if self.agent.traits.keep_obs else ())):
-            left[:, played:] = 0  # of the rollout before, whose numbers need not have been finite
+        buffers.reward[:, played:] = 0  # of the rollout before, whose numbers need not have been finite
+        if self.agent.traits.keep_obs and not self._frames_once:
+            buffers.obs[:, played:] = buffers.next_obs[:, played:] = 0
         done = (buffers.terminated | buffers.truncated)[:, :played]
         reward = buffers.reward[:, :played].astype(np.float64)
         step, rank, run = np.nonzero(done.transpose(1, 2, 0))
@@ -406,7 +412,7 @@ class HostDriver:
                 reward=zeros((), np.float32),
                 terminated=zeros((), bool),
                 truncated=zeros((), bool),
-                next_obs=observations(),
+                next_obs=frames.empty(self.spec, traits, lead[:1]) if self._frames_once else observations(),
                 extras={name: zeros(value.shape[2:], value.dtype) for name, value in extras.items()},
             )
         return self._buffers
