@@ -14,10 +14,10 @@ test: lint
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow --timeout=7200
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow --timeout=7200
 
 test-gpu: $(VENV)/.test
-	$(BIN)/python -m pytest -m gpu
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m gpu
 
 test-peers: $(VENV)-peers/.peers
 	$(VENV)-peers/bin/python -m pytest -m peers

@@ -1,6 +1,10 @@
-"""Shared test set-up: a persistent compilation cache, so that a second run compiles nothing again."""
+"""Shared test set-up: quick compilation, and a persistent cache of it, so that a second run compiles nothing again."""
 
+import os
 from pathlib import Path
+
+# Most of the time goes into compiling programs that run for a moment. Inherited by the processes that tests start.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 
