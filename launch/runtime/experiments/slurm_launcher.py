@@ -102,11 +102,12 @@ def train(place: str, name: str, patience: float, words: list[str], log: str, en
     def note(number: int, _: FrameType | None) -> None:
         signals.append(number)
 
+    sign_of_life, orders = _sign_of_life(Path(place), name), _Orders(Path(place, ORDERS_FILE), name, patience)
+    sign_of_life.touch()  # before the training is there, lest another pipeline begin it, too
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm sends it to all processes: the training inherits this
     child = Child("train", words, Path(log), environment)
     signal.signal(signal.SIGUSR2, note)
     signal.signal(signal.SIGTERM, note)  # the training got it, too, and stops
-    sign_of_life, orders = _sign_of_life(Path(place), name), _Orders(Path(place, ORDERS_FILE), name, patience)
     told = False
     try:
         while (code := child.poll()) is None:
