@@ -15,7 +15,7 @@ if ROOT not in sys.path:  # started as a script: Python has put launch/ there, n
     sys.path.insert(0, ROOT)
 
 from launch.runtime.errors import HelpRequested, UsageError, hint, run_command  # noqa: E402
-from launch.runtime.flag_parser import FlagParser, peek  # noqa: E402
+from launch.runtime.flag_parser import FlagParser, add_wandb_flags, peek  # noqa: E402
 from launch.runtime.plugin import load_plugin  # noqa: E402
 from launch.runtime.validation import check_robot, check_task  # noqa: E402
 
@@ -103,6 +103,8 @@ def _add_dataset_flags(parser: FlagParser) -> None:
     add("-f", "--force", action="store_true", help="Replace the dataset of this name, whatever it is.")
     add("--no-record-data", action="store_true", help="Play without saving.")
     add("--reward-dist", action="store_true", help="Print how often each reward was seen.")
+    add("--artifacts", action="store_true", help="Send the finished dataset to wandb.")
+    add_wandb_flags(parser)
     add("-v", "--verbose", action="store_true", help="Show where an error came from.")
     add("-h", "--help", action="store_true", help="Show this text.")
 
@@ -139,6 +141,8 @@ def _check_combinations(args: Namespace) -> None:
     """Refuse flags that do not go together."""
     if args.max_distance is not None and args.max_distance <= 0:
         raise UsageError(f"--max-distance={args.max_distance}: must be above 0")
+    if args.artifacts and args.no_record_data:
+        raise UsageError("--artifacts sends what is recorded: with --no-record-data there is nothing")
     if args.reward_dist and args.shape_reward:
         raise UsageError("--reward-dist counts rewards, with --shape-reward there are too many different ones")
     chosen = [

@@ -298,6 +298,19 @@ class FlagParser:
         return "\n".join(lines)
 
 
+def add_wandb_flags(parser: FlagParser) -> None:
+    """Declare where wandb records."""
+    add = parser.add_argument
+    add("--wandb-project", default="srl-jax", metavar="NAME", help="wandb project.")
+    add(
+        "--wandb-mode",
+        default="auto",
+        choices=("auto", "online", "offline", "disabled"),
+        metavar="MODE",
+        help="auto is online where a key is configured, else offline.",
+    )
+
+
 def peek(argv: Sequence[str], spelling: str) -> str | None:
     """Return the value of a flag in a command line that is not parsed yet, the last one where it is repeated."""
     value = None

@@ -20,7 +20,7 @@ from launch.runtime.algorithm_flags import (
 )
 from launch.runtime.distributed import FLAGS as DISTRIBUTED
 from launch.runtime.errors import HelpRequested, UsageError, hint
-from launch.runtime.flag_parser import FlagParser, UnknownFlag, peek
+from launch.runtime.flag_parser import FlagParser, UnknownFlag, add_wandb_flags, peek
 from launch.runtime.plugin import load_plugin
 from launch.runtime.srl_models import DEFAULT_CONFIG, check_saved_model, resolve_srl_model
 from launch.runtime.validation import MAX_PORT, check_arguments
@@ -235,14 +235,7 @@ def _add_record_flags(parser: FlagParser) -> None:
     add("--checkpoint-every", type=int, default=0, minimum=0, help="Steps between checkpoints; 0 is as --eval-every.")
     add("--episode-window", type=int, default=40, minimum=1, help="Episodes in the running mean of the return.")
     add("--no-vis", action="store_true", help="No wandb.")
-    add("--wandb-project", default="srl-jax", metavar="NAME", help="wandb project.")
-    add(
-        "--wandb-mode",
-        default="auto",
-        choices=("auto", "online", "offline", "disabled"),
-        metavar="MODE",
-        help="auto is online where a key is configured, else offline.",
-    )
+    add_wandb_flags(parser)
     add("--tags", nargs="+", metavar="TAG", help="wandb tags.")
     add("--artifacts", action="store_true", help="Send the models to wandb at the end.")
     add("--video", action="store_true", help="Film the policy at the end; wandb gets it, too.")

@@ -15,15 +15,17 @@ from agents.base_classes import JaxAlgorithm
 from agents.registry import algorithm_class
 from envs.make import EnvOptions
 from launch.runtime.env_globals import environment_globals
-from launch.runtime.files import read_json
+from launch.runtime.files import json_safe, read_json, warn
 from launch.runtime.policy import actor
 from launch.runtime.recording import DeviceRecorder, HostRecorder, Policy, Recorder
 from launch.runtime.validation import constructor_keywords
-from representations.dataset import PROGRESS_FILE
+from launch.runtime.wandb_sink import DATASET, WandbSink
+from representations.dataset import PROGRESS_FILE, load_dataset
 from representations.dataset_writer import DatasetWriter, check_folder
 
 DEFAULT_MAX_DISTANCE = 0.28  # m, that of the original's generator
 _EVERY = 5.0  # seconds between lines of progress
+_UPLOAD_TIMEOUT = 3600.0  # seconds; datasets are large
 _FOLLOWS = ("continuous", "joints", "random_target", "shape_reward")  # flags whose default is what the policy knew
 
 
@@ -53,7 +55,19 @@ def generate(args: Namespace) -> Path:
         _record(args, folder, options, recorder)
     finally:
         recorder.close()
+    if args.artifacts:
+        _send(args, folder)
     return folder
+
+
+def _send(args: Namespace, folder: Path) -> None:
+    """Keep the dataset in wandb."""
+    data = load_dataset(folder)
+    metadata = {"frames": len(data.rewards), "episodes": len(data.targets), **data.config}
+    config, mode = json_safe(vars(args)), args.wandb_mode
+    sink = WandbSink(folder, config, args.wandb_project, mode, 1, warn, finish_timeout=_UPLOAD_TIMEOUT)
+    sink.artifact(folder, DATASET, folder.name, metadata=metadata)
+    sink.close()
 
 
 def _policy(args: Namespace, folder: Path) -> Policy | None:

@@ -153,9 +153,9 @@ class RunLogger:
         """Send a video to wandb."""
         self._sink().video(path)
 
-    def artifact(self, folder: Path, kind: str) -> None:
-        """Send the files of a folder to wandb as an artifact of a kind, such as "model"."""
-        self._sink().artifact(folder, kind)
+    def artifact(self, folder: Path, kind: str, **options: Any) -> None:
+        """Send the files of a folder to wandb as an artifact, see `WandbSink.artifact`."""
+        self._sink().artifact(folder, kind, **options)
 
     def recent_returns(self) -> np.ndarray:
         """Mean return of the last `episode_window` episodes of each run, float64 [K]; NaN where none has ended."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.runtime.errors import HelpRequested, UsageError, hint
-from launch.runtime.flag_parser import FlagParser, peek
+from launch.runtime.flag_parser import FlagParser, add_wandb_flags, peek
 from launch.runtime.plugin import load_plugin
 from representations.loss_flags import DEFAULT_WEIGHTS, Term, family_of, parse_losses
 
@@ -26,6 +26,7 @@ FREE_ON_RESUME = {
     "no_vis",
     "wandb_project",
     "wandb_mode",
+    "artifacts",
     "verbose",
     "no_cuda",
     "checkpoint_every",
@@ -101,14 +102,8 @@ def _add_record_flags(parser: FlagParser) -> None:
     add("--checkpoint-every", type=int, default=5, minimum=1, help="Epochs between checkpoints.")
     add("--no-display-plots", action="store_true", help="Draw no pictures.")
     add("--no-vis", action="store_true", help="No wandb.")
-    add("--wandb-project", default="srl-jax", metavar="NAME", help="wandb project.")
-    add(
-        "--wandb-mode",
-        default="auto",
-        choices=("auto", "online", "offline", "disabled"),
-        metavar="MODE",
-        help="auto is online where a key is configured, else offline.",
-    )
+    add_wandb_flags(parser)
+    add("--artifacts", action="store_true", help="Send the model to wandb at the end, with the name of its dataset.")
     add("-v", "--verbose", action="store_true", help="Say more, and show where an error came from.")
     add("-h", "--help", action="store_true", help="Show this text.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,10 +19,11 @@ from launch.runtime.checkpoint import Checkpointer
 from launch.runtime.errors import RunError
 from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import RunLogger
-from launch.runtime.run_folder import ARGS_FILE, DATE_FORMAT
+from launch.runtime.run_folder import ARGS_FILE, CHECKPOINTS_FOLDER, DATE_FORMAT
 from launch.runtime.srl_charts import draw_losses, draw_reconstructions
 from launch.runtime.srl_flags import saved_flags
 from launch.runtime.sweep import Plan, plan
+from launch.runtime.wandb_sink import artifact_name
 from representations.dataset import Dataset, load_dataset
 from representations.encoder import EncoderSpec, encode_function, load_encoder, save_encoder
 from representations.learner import Learner
@@ -160,8 +162,36 @@ def _fit_components(args: Namespace, data: Dataset, spec: EncoderSpec) -> Path:
     params = principal_components(_Views(data.frames, spec.channels), spec.state_dim, args.seed)
     folder = _new_folder(args, data, spec)
     _finish(folder, args, data, spec, Weights({"encoder": params}, {}), {}, None)
+    if args.artifacts:
+        logger = _logger(folder, args, spec, ["0"], 1)
+        _send(logger, data)
+        logger.close()
     print(f"model {folder}")
     return folder
+
+
+def _logger(folder: Path, args: Namespace, spec: EncoderSpec, labels: Sequence[str], steps: int) -> RunLogger:
+    """What records the runs; `steps` are those of one run."""
+    return RunLogger(
+        folder,
+        {**saved_flags(args), "labels": labels},
+        spec.env_id,
+        len(labels),
+        steps,
+        "disabled" if args.no_vis else args.wandb_mode,
+        args.wandb_project,
+        progress=False,
+    )
+
+
+def _send(logger: RunLogger, data: Dataset) -> None:
+    """Keep the models in wandb.
+
+    The dataset is named beside them: wandb's own record of what a run has used (`use_artifact`) needs its server.
+    """
+    folder = logger.folder
+    name, metadata = f"{folder.name}-srl_model", {"dataset": artifact_name(data.name)}
+    logger.artifact(folder, "model", name=name, leave_out=(CHECKPOINTS_FOLDER,), metadata=metadata)
 
 
 class _Views:
@@ -200,16 +230,8 @@ class _Training:
         """Train, and write the models."""
         args = self._args
         folder = Path(args.resume) if args.resume else _new_folder(args, self._data, self._spec)
-        logger = RunLogger(
-            folder,
-            {**saved_flags(args), "labels": self._plan.labels},
-            self._spec.env_id,
-            len(self._plan),
-            max(self._epochs * self._learner.minibatches, 1),
-            "disabled" if args.no_vis else args.wandb_mode,
-            args.wandb_project,
-            progress=False,
-        )
+        steps = max(self._epochs * self._learner.minibatches, 1)
+        logger = _logger(folder, args, self._spec, self._plan.labels, steps)
         checkpoints = Checkpointer(folder)
         if args.resume:
             self._restore(checkpoints, logger)
@@ -219,6 +241,8 @@ class _Training:
             args.run_folder = str(folder)
             self._train(checkpoints, logger)
             self._write(folder)
+            if args.artifacts:
+                _send(logger, self._data)
             code = 0
         finally:
             logger.close(code)

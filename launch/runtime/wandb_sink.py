@@ -7,7 +7,8 @@ metric, and, for at most `MAX_SEED_RUNS` of them, one wandb run per seed. wandb'
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import numpy as np
 AUTO, ONLINE, OFFLINE, DISABLED = MODES = ("auto", "online", "offline", "disabled")
 # Each live run costs memory and a tenth of a second at the start.
 MAX_SEED_RUNS = 8
-# Seconds to wait for the server at the start and for the last upload at the end; what is not uploaded stays on disk.
+# Seconds to wait for the server at the start and for the last upload at the end.
 _INIT_TIMEOUT = 20.0
-_FINISH_TIMEOUT = 30.0
+FINISH_TIMEOUT = 30.0
+DATASET = "dataset"  # kind of an artifact
 
 
 class WandbSink:
@@ -36,6 +38,7 @@ class WandbSink:
         warn: Called with a line of text.
         state: What `state` returned before a checkpoint: the same wandb runs are continued.
         tags: wandb tags of every run.
+        finish_timeout: Seconds that `close` waits for the last upload; what is not uploaded then stays on disk.
 
     Raises:
         ValueError: an unknown mode.
@@ -51,9 +54,10 @@ class WandbSink:
         warn: Callable[[str], None],
         state: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
+        finish_timeout: float = FINISH_TIMEOUT,
     ) -> None:
         check_mode(mode)
-        self._tags = list(tags)
+        self._tags, self._finish_timeout = list(tags), finish_timeout
         self._name, self._step = folder.name, 0
         self._warn = warn
         self._runs: dict[str, Any] = {}
@@ -91,14 +95,38 @@ class WandbSink:
 
         self._guard(send)
 
-    def artifact(self, folder: Path, kind: str) -> None:
-        """Keep the files of a folder as an artifact of the first wandb run, named after the run folder."""
+    def artifact(
+        self,
+        folder: Path,
+        kind: str,
+        name: str | None = None,
+        leave_out: Collection[str] = (),
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the files of a folder as an artifact of the first wandb run.
+
+        Args:
+            folder: The folder. Its files are copied first, as they may change before they are uploaded; those of a
+                dataset, which may be larger than what the disk has left, are not.
+            kind: wandb's type: "model" or `DATASET`.
+            name: Of the artifact, as `artifact_name` has it; made of the run folder's name and the folder's by default.
+            leave_out: Names of files and folders in it that are not kept, besides wandb's own.
+            metadata: What to record of it: JSON values.
+        """
 
         def send() -> None:
             import wandb
 
-            artifact = wandb.Artifact(f"{self._name}-{folder.name}", type=kind)
-            artifact.add_dir(str(folder))
+            title = artifact_name(f"{self._name}-{folder.name}" if name is None else name)
+            artifact = wandb.Artifact(title, type=kind, metadata=dict(metadata or {}))
+            policy: Any = "immutable" if kind == DATASET else "mutable"
+            for path in sorted(folder.iterdir()):
+                if path.name in {"wandb", *leave_out}:
+                    continue
+                if path.is_dir():
+                    artifact.add_dir(str(path), name=path.name, policy=policy)
+                else:
+                    artifact.add_file(str(path), policy=policy)
             next(iter(self._runs.values())).log_artifact(artifact)
 
         self._guard(send)
@@ -198,7 +226,7 @@ class WandbSink:
             silent=True,
             console="off",
             init_timeout=_INIT_TIMEOUT,
-            finish_timeout=_FINISH_TIMEOUT,
+            finish_timeout=self._finish_timeout,
             x_disable_stats=not monitor_machine,
         )
         try:
@@ -219,6 +247,11 @@ def check_mode(mode: str) -> None:
     """
     if mode not in MODES:
         raise ValueError(f"--wandb-mode {mode} is unknown; choose one of {', '.join(MODES)}")
+
+
+def artifact_name(name: str) -> str:
+    """A name as wandb takes it for an artifact: at most 128 letters, digits, dashes, underscores and dots."""
+    return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[:128]
 
 
 def _label(name: str) -> str:

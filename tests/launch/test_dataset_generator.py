@@ -175,6 +175,7 @@ def test_datasets_are_joined_and_made_relative(generate, tmp_path, capsys):
         (["--max-distance=1"], "--max-distance has no meaning"),
         (["--name=a/b"], "--name=a/b is no name"),
         (["--run-policy=nowhere"], "nowhere"),
+        (["--artifacts", "--no-record-data"], "--artifacts sends what is recorded"),
         (["--env=CarRacingGymEnv-v0", "--simulator=jax"], "has no JAX twin"),
         (["--env=CarRacingGymEnv-v0", "--toward-target-timesteps-proportion=1"], "has no scripted controller"),
     ],

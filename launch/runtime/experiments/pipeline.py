@@ -94,6 +94,10 @@ def launcher_of(args: Namespace, root: Path, jobs: Sequence[Job]) -> tuple[Launc
 
         launcher = RayLauncher()
         return launcher.start, args.num_jobs or launcher.num_jobs(list(jobs))
+    if args.launcher == "slurm":
+        from launch.runtime.experiments.slurm_launcher import NUM_JOBS, Resources, SlurmLauncher
+
+        return SlurmLauncher(root, Resources.of(args)).start, args.num_jobs or NUM_JOBS
     num_jobs = args.num_jobs or default_num_jobs(jobs)
     # Several processes on one accelerator: none may take its memory at once.
     environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if num_jobs > 1 else {}

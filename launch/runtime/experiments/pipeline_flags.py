@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import shutil
 from argparse import Namespace
 from collections import deque
 from collections.abc import Sequence
@@ -22,13 +23,14 @@ from representations.registry import registered_srl
 
 MAX_SEED = 2**32 - 1
 PIPELINE_FILE = "pipeline.json"
+SLURM = ("slurm_partition", "slurm_time", "slurm_cpus", "slurm_gpus")  # what a job asks for
 _USAGE = "python launch/pipeline.py [--flag value ...]"
 _DESCRIPTION = (
     "Train every algorithm on every environment with every representation, several seeds each. All further flags are "
     "those of launch/train.py and of the algorithms (see its --help); a flag goes to the algorithms that have it."
 )
 # What a continued pipeline may change: how its jobs are run, not what they are.
-_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin", "launcher", "ray_address"}
+_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin", "launcher", "ray_address", *SLURM}
 
 
 def pipeline_flags() -> FlagParser:
@@ -82,15 +84,19 @@ def add_launcher_flags(parser: FlagParser) -> None:
     add(
         "--launcher",
         default="local",
-        choices=("local", "ray"),
+        choices=("local", "ray", "slurm"),
         metavar="NAME",
-        help="Run trainings as processes of this machine, or on a Ray cluster.",
+        help="Run trainings as processes of this machine, on a Ray cluster, or as jobs of Slurm.",
     )
     add("--ray-address", metavar="HOST:PORT", help="Head of the Ray cluster. Without this flag: one of this machine")
+    add("--slurm-partition", metavar="NAME", help="Partition. Without this flag: Slurm's default")
+    add("--slurm-time", type=int, minimum=1, metavar="MINUTES", help="Longest job. Without this flag: 1440, a day")
+    add("--slurm-cpus", type=int, minimum=1, help="Cores of a training. Without this flag: those it keeps busy, or 4")
+    add("--slurm-gpus", type=int, minimum=0, help="GPUs of a training. Without this flag: none")
 
 
 def check_launcher(args: Namespace) -> None:
-    """Refuse a launcher that is not installed, and an address without one.
+    """Refuse a launcher that is not installed, and flags of another one.
 
     Raises:
         UsageError: It is so.
@@ -99,6 +105,15 @@ def check_launcher(args: Namespace) -> None:
         raise UsageError("--ray-address needs --launcher=ray")
     if args.launcher == "ray" and importlib.util.find_spec("ray") is None:
         raise UsageError("--launcher=ray needs the package ray: pip install -r requirements-cluster.txt")
+    for name in SLURM:
+        if getattr(args, name) is not None and args.launcher != "slurm":
+            raise UsageError(f"--{name.replace('_', '-')} needs --launcher=slurm")
+    if args.launcher == "slurm":
+        for command in ("sbatch", "srun", "scancel", "sacct"):
+            if shutil.which(command) is None:
+                raise UsageError(f"--launcher=slurm: there is no Slurm here ({command} is not on the PATH)")
+        if importlib.util.find_spec("submitit") is None:
+            raise UsageError("--launcher=slurm needs the package submitit: pip install -r requirements-cluster.txt")
 
 
 def parse_pipeline_args(argv: Sequence[str]) -> Namespace:

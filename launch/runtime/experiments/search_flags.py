@@ -9,7 +9,7 @@ from pathlib import Path
 from agents.registry import registered_rl
 from launch.runtime.errors import HelpRequested, UsageError
 from launch.runtime.experiments.forward import share_out
-from launch.runtime.experiments.pipeline_flags import add_launcher_flags, check_launcher, cores_of
+from launch.runtime.experiments.pipeline_flags import SLURM, add_launcher_flags, check_launcher, cores_of
 from launch.runtime.experiments.space import chosen
 from launch.runtime.files import read_json
 from launch.runtime.flag_parser import FlagParser, peek
@@ -24,7 +24,7 @@ _DESCRIPTION = (
     "Search the hyperparameters of an algorithm on a task. All further flags are those of launch/train.py and of the "
     "algorithm (see its --help); one that is given a value is not searched."
 )
-_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin", "launcher", "ray_address"}
+_FREE_ON_RESUME = {"resume", "num_jobs", "verbose", "plugin", "launcher", "ray_address", *SLURM}
 _STORED = ("optimizer", "algo", "max_eval", "bracket_size", "pruning", "search", "storage", "study_name")
 
 

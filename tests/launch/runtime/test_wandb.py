@@ -17,7 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launch import dataset_generator, train_srl
 from launch.runtime.logger import RunLogger
+from launch.runtime.srl_flags import models_of
+from representations.dataset import load_dataset
+from tests.representations.twin_data import twin_dataset, written
 
 ROOT = Path(__file__).parents[3]
 BLOCK = 32768  # of the LevelDB log format, in which wandb stores its records
@@ -258,3 +262,57 @@ def test_failure_in_mid_run_is_a_warning(tmp_path: Path, no_account: dict[str, s
 def test_unknown_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--wandb-mode of is unknown; choose one of auto, online, offline, disabled"):
         logger_of(tmp_path / "run", mode="of")
+
+
+def artifacts(folder: Path) -> dict[str, Any]:
+    """The datasets and models among the artifacts of all wandb runs in a folder, by name."""
+    paths = (folder / "wandb").glob("offline-run-*/*.wandb")
+    kept = [record.artifact for path in paths for record in complete(path) if record.HasField("artifact")]
+    return {one.name: one for one in kept if one.type in ("dataset", "model")}
+
+
+@pytest.mark.parametrize("layout", ["compact", "original"])
+def test_a_recorded_dataset_is_kept(layout: str, tmp_path: Path, no_account: dict[str, str]) -> None:
+    words = ["--env=MobileRobotGymEnv-v0", "--simulator=jax", "--image-size=16", "--num-episode=1", "--artifacts"]
+    words += [f"--save-path={tmp_path}", "--name=navé 1", f"--format={layout}", "--wandb-project=robots"]
+    assert dataset_generator.main([*words, "--wandb-mode=offline"]) == 0
+    folder = tmp_path / "navé 1"
+    data = load_dataset(folder)
+    (stored,) = stored_runs(folder).values()
+    assert (stored.run.project, stored.exit_code, stored.config["num_episode"]) == ("robots", 0, 1)
+    ((name, artifact),) = artifacts(folder).items()
+    assert (name, artifact.type) == ("nav--1", "dataset")
+    assert json.loads(artifact.metadata) == {"frames": len(data.rewards), "episodes": 1, **data.config}
+    here = {str(path.relative_to(folder)): str(path) for path in folder.rglob("*") if path.is_file()}
+    sent = {entry.path: entry.local_path for entry in artifact.manifest.contents}
+    assert sent == {path: place for path, place in here.items() if not path.startswith("wandb/")}
+
+
+@pytest.mark.parametrize("runs", [["--losses=pca"], ["--losses=inverse", "--num-seeds=2", "--epochs=1"]])
+def test_a_representation_is_kept_with_the_name_of_its_dataset(
+    runs: list[str], tmp_path: Path, no_account: dict[str, str]
+) -> None:
+    written(tmp_path / "nav 1", twin_dataset())
+    folder = tmp_path / "m"
+    words = [f"--data-folder={tmp_path / 'nav 1'}", f"--log-folder={folder}", "--model-type=linear", *runs]
+    assert train_srl.main([*words, "--artifacts", "--wandb-mode=offline"]) == 0
+    assert all(run.config["data_folder"].endswith("nav 1") for run in stored_runs(folder).values())
+    ((name, artifact),) = artifacts(folder).items()
+    assert (name, artifact.type, json.loads(artifact.metadata)) == ("m-srl_model", "model", {"dataset": "nav-1"})
+    here = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    sent = {Path(entry.path): Path(entry.local_path) for entry in artifact.manifest.contents}
+    assert set(sent) == {path for path in here if path.parts[0] not in ("wandb", "checkpoints")}
+    assert len(models_of(folder)) == sum(path.name == "srl_model.json" for path in sent)
+    for path, copy in sent.items():
+        assert copy.read_bytes() == (folder / path).read_bytes()
+
+
+def test_a_dataset_is_complete_whatever_wandb_does(
+    tmp_path: Path, no_account: dict[str, str], monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    words = ["--env=MobileRobotGymEnv-v0", "--simulator=jax", "--image-size=16", "--num-episode=1", "--artifacts"]
+    monkeypatch.setenv("WANDB_API_KEY", "short")
+    assert dataset_generator.main([*words, f"--save-path={tmp_path}", "--name=nav"]) == 0
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(errors) == 1 and errors[0].startswith("warning: wandb is off from here on: ")
+    assert len(load_dataset(tmp_path / "nav").targets) == 1
