@@ -240,7 +240,9 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     (tmp_path / "docs" / "pictures" / "curves").mkdir(parents=True)
     linear_model(tmp_path / "logs/srl/MobileRobotGymEnv-v0/autoencoder", "MobileRobotGymEnv-v0", image_size=64)
     for page, (program, *words) in commands:
-        if "--resume" in words or ("--launcher=ray" in words and find_spec("ray") is None):
+        if "--resume" in words or (
+            {"--launcher=ray", "--rollout-launcher=ray"} & set(words) and find_spec("ray") is None
+        ):
             continue
         if program in ("launch/train_srl.py", "launch/srl_pipeline.py"):
             words.append("--force")  # the model that later commands observe is there already

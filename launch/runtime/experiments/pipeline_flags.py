@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 from argparse import Namespace
 from collections import deque
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.registry import AlgoType, registered_rl
+from launch.runtime.cluster import add_address_flag, check_cluster
 from launch.runtime.errors import HelpRequested, UsageError
 from launch.runtime.experiments.forward import share_out
 from launch.runtime.experiments.jobs import Job
@@ -86,19 +86,7 @@ def add_launcher_flags(parser: FlagParser) -> None:
         metavar="NAME",
         help="Run trainings as processes of this machine, or on a Ray cluster.",
     )
-    add("--ray-address", metavar="HOST:PORT", help="Head of the Ray cluster. Without this flag: one of this machine")
-
-
-def check_launcher(args: Namespace) -> None:
-    """Refuse a launcher that is not installed, and an address without one.
-
-    Raises:
-        UsageError: It is so.
-    """
-    if args.ray_address and args.launcher != "ray":
-        raise UsageError("--ray-address needs --launcher=ray")
-    if args.launcher == "ray" and importlib.util.find_spec("ray") is None:
-        raise UsageError("--launcher=ray needs the package ray: pip install -r requirements-cluster.txt")
+    add_address_flag(parser)
 
 
 def parse_pipeline_args(argv: Sequence[str]) -> Namespace:
@@ -123,7 +111,7 @@ def parse_pipeline_args(argv: Sequence[str]) -> Namespace:
     own, theirs = share_out(argv, parser, algos)
     args = parser.parse(own)
     del args.help
-    check_launcher(args)
+    check_cluster(args, "launcher")
     if "--num-seeds" in {word.partition("=")[0].replace("_", "-") for words in theirs.values() for word in words}:
         raise UsageError("--num-seeds has no place in a pipeline: --num-iteration says how many runs a cell has")
     if args.seed + args.num_iteration - 1 > MAX_SEED:
@@ -167,6 +155,8 @@ def _jobs(args: Namespace, algos: Sequence[str], theirs: dict[str, list[str]]) -
                     raise UsageError(str(error) if alone else f"{draft.cell}: {error}") from None
                 if parsed.distributed != "off" or parsed.coordinator:
                     raise UsageError("several processes train one run: that has no place in a pipeline")
+                if parsed.rollout_launcher != "local":
+                    raise UsageError("--rollout-launcher spreads one run: it has no place in a pipeline, leave it out")
                 jobs += _cell(draft, parsed, args.num_iteration)
     return jobs
 
@@ -193,7 +183,7 @@ def _resumed(parser: FlagParser, argv: Sequence[str]) -> Namespace:
     """The jobs of a pipeline that was begun earlier."""
     args = parser.parse(argv)
     del args.help
-    check_launcher(args)
+    check_cluster(args, "launcher")
     other = sorted(parser.given - _FREE_ON_RESUME)
     if other:
         raise UsageError(f"{parser[other[0]].option.flag} cannot be given with --resume: the pipeline has its own")

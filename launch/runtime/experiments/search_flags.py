@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.registry import registered_rl
+from launch.runtime.cluster import check_cluster
 from launch.runtime.errors import HelpRequested, UsageError
 from launch.runtime.experiments.forward import share_out
-from launch.runtime.experiments.pipeline_flags import add_launcher_flags, check_launcher, cores_of
+from launch.runtime.experiments.pipeline_flags import add_launcher_flags, cores_of
 from launch.runtime.experiments.space import chosen
 from launch.runtime.files import read_json
 from launch.runtime.flag_parser import FlagParser, peek
@@ -106,7 +107,9 @@ def _complete(args: Namespace) -> Namespace:
     for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "eval_every", "coordinator"):
         if getattr(args.train, name) or (name == "coordinator" and args.train.distributed != "off"):
             raise UsageError(f"--{name.replace('_', '-')} has no place in a search: leave it out")
-    check_launcher(args)
+    if args.train.rollout_launcher != "local":
+        raise UsageError("--rollout-launcher spreads one run: it has no place in a search, leave it out")
+    check_cluster(args, "launcher")
     args.together = args.train.simulator == "jax"
     if args.together and args.launcher != "local":
         raise UsageError(f"--launcher={args.launcher}: with --simulator=jax all trials are one program, leave it out")
