@@ -61,9 +61,11 @@ def connect(address: str | None) -> None:
     Raises:
         UsageError: There is none.
     """
-    import ray
-
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address:  # who answers there and is not Ray would be asked again and again for a quarter of an hour
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+    import ray  # reads these when it is imported
+
     if ray.is_initialized():
         return
     host, _, port = (address or "").rpartition(":")

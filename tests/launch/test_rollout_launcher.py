@@ -99,13 +99,15 @@ def test_ctrl_c_saves_and_the_run_goes_on_without_its_cluster(ray, tmp_path) -> 
     words = [*SMALL, "--env=CartPole-v1", f"--log-dir={tmp_path}", RAY, "--num-timesteps=1000000", "--seed=3"]
     command = [sys.executable, str(ROOT / "launch/train.py"), *words]
     process = subprocess.Popen(command, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    with process:
+    try:
         for line in process.stdout:
             if "steps/s" in line:
                 break
         process.send_signal(signal.SIGINT)
-        assert "continue with --resume" in process.stdout.read()
-    assert process.returncode == 130
+        assert "continue with --resume" in process.communicate()[0]
+        assert process.returncode == 130
+    finally:
+        process.kill()
     (folder,) = (path.parent for path in tmp_path.rglob("args.json"))
     parsed = train.parse_train_args([f"--resume={folder}", "--rollout-launcher=local"])
     assert parsed.rollout_launcher == "local" and parsed.ray_address is None and parsed.seed == 3
