@@ -241,7 +241,9 @@ def test_documented_commands_are_valid(tmp_path, monkeypatch):
     (tmp_path / "docs" / "pictures" / "curves").mkdir(parents=True)
     linear_model(tmp_path / "logs/srl/MobileRobotGymEnv-v0/autoencoder", "MobileRobotGymEnv-v0", image_size=64)
     for page, (program, *words) in commands:
-        if "--resume" in words or ("--launcher=ray" in words and find_spec("ray") is None):
+        if "--resume" in words or (
+            {"--launcher=ray", "--rollout-launcher=ray"} & set(words) and find_spec("ray") is None
+        ):
             continue
         if "--launcher=slurm" in words and shutil.which("sbatch") is None:
             continue

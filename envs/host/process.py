@@ -16,7 +16,7 @@ from envs.types import Spec
 
 START_TIMEOUT = 120.0  # seconds a worker may take for its imports and for each environment it builds
 # A worker is one simulation thread of many: numerical libraries in it must not start threads of their own.
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class WorkerProcess:
@@ -31,7 +31,7 @@ class WorkerProcess:
         """Start the process and send it its set-up."""
         self.connection, inherited = socket.socketpair()
         self.connection.settimeout(START_TIMEOUT)
-        environment = dict(os.environ) | dict.fromkeys(_THREAD_LIMITS, "1")
+        environment = dict(os.environ) | dict.fromkeys(THREAD_LIMITS, "1")
         # The parent's own search path, so that both import the same modules from wherever the parent was started.
         environment["PYTHONPATH"] = os.pathsep.join(_import_path())
         socket_end, (pipe_end, self.lifeline) = inherited.fileno(), os.pipe()

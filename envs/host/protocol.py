@@ -7,6 +7,7 @@ import os
 import pickle
 import socket
 import struct
+import tempfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,6 +107,14 @@ class Memory:
         self.steps = arrays["steps"]
         self.current = arrays["current"]
         self.done = arrays["done"]
+
+
+def anonymous_memory() -> int:
+    """A file descriptor of memory without a name: it is gone when the last process that holds it is."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("srl_jax_pool")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def send_object(connection: socket.socket, value: Any) -> None:

@@ -12,73 +12,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import socket
 import struct
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import gymnasium
-import numpy as np
 
+from envs.host.pool import CLOSE_TIMEOUT, Pool, PoolStep, WorkerError, pickled, share
 from envs.host.process import START_TIMEOUT, Channel, WorkerProcess
-from envs.host.protocol import CLOSE, FAILED, MAX_GROUPS, Failure, Memory, Setup
+from envs.host.protocol import CLOSE, FAILED, Failure, Memory, anonymous_memory
 from envs.types import Spec
+
+__all__ = ["PoolStep", "VectorPool", "WorkerError"]
 
 logger = logging.getLogger(__name__)
 
-MAX_RESTARTS = 3  # restarts in a row at the same place before a pool gives up
 # Seconds that an idle worker stays awake: for small networks acting and the way there and back take about half of it.
 PATIENCE = 5e-4 if hasattr(os, "sched_yield") else 0.0
-CLOSE_TIMEOUT = 5.0  # seconds the workers may take together to close their environments
 
 
-class WorkerError(RuntimeError):
-    """An environment raised, hung or returned a number that is not finite, or its worker keeps dying.
-
-    The message is one line; the worker's traceback, where there is one, is attached as a note.
-    """
-
-
-class PoolStep(NamedTuple):
-    """What a group's environments did; arrays lead with [len(group)] and are overwritten after the group's next send.
-
-    Attributes:
-        obs: Observation to act on next, after auto-reset.
-        reward: float32.
-        terminated: bool, the task ended.
-        truncated: bool, a time limit (or the death of a worker) cut the episode.
-        next_obs: The true successor, never the observation of a reset.
-    """
-
-    obs: np.ndarray
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    next_obs: np.ndarray
-
-
-class _Views(NamedTuple):
-    """A group's rows of the shared arrays, and which of its episodes have ended and wait for a reset."""
-
-    action: np.ndarray
-    active: np.ndarray
-    step: PoolStep
-    ended: np.ndarray
-
-
-def _anonymous_memory() -> int:
-    """A file descriptor of memory without a name: it is gone when the last process that holds it is."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("srl_jax_pool")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
-
-
-class VectorPool:
+class VectorPool(Pool):
     """N environments in worker processes.
 
     `reset`, then for every group `send` its actions and later `receive` its step. While one group simulates, the caller
@@ -113,58 +68,33 @@ class VectorPool:
         finite: bool = True,
         timeout: float = 60.0,
     ) -> None:
-        self.num_envs = len(seeds)
-        self.groups = _check_groups(groups, self.num_envs)
+        factory = pickled(make_env)
+        super().__init__(len(seeds), groups, auto_reset)
         self.timeout = timeout
-        self.restarts = 0
-        self._auto_reset = auto_reset
-        self._ready = False
-        self._workers: list[WorkerProcess] = []
-        self._channels: list[Channel] = []
-        self._views: list[_Views] = []
-        self._deaths: dict[int, tuple[int, int]] = {}
-        self._order = np.concatenate(self.groups)  # environment index of each slot; a group's slots are contiguous
-        self._slot = np.argsort(self._order)
-        count = max(1, min(num_workers or os.cpu_count() or 1, self.num_envs))
-        factory = _pickled(make_env)
-        self._descriptor = _anonymous_memory()
+        count = share(num_workers, os.cpu_count() or 1, self.num_envs)
+        self._descriptor = anonymous_memory()
         self._replies, self._replies_end = socket.socketpair()
         self._pipes = [os.pipe() for _ in range(len(self.groups) + 1)]
         for tokens, _ in self._pipes:
             os.set_blocking(tokens, False)
         try:
             for number in range(count):
-                self._workers.append(WorkerProcess(self._setup_of(number, count, factory, seeds, auto_reset, finite)))
+                setup = self._setup_of(
+                    number,
+                    count,
+                    factory=factory,
+                    seeds=seeds,
+                    finite=finite,
+                    memory=self._descriptor,
+                    replies=self._replies_end.fileno(),
+                    tokens=tuple(tokens for tokens, _ in self._pipes),
+                    patience=PATIENCE if count <= (os.cpu_count() or 1) else 0.0,
+                )
+                self._workers.append(WorkerProcess(setup))
             self._begin()
         except BaseException:
             self.close()
             raise
-
-    def _setup_of(
-        self, number: int, count: int, factory: bytes, seeds: Sequence[tuple[int, int]], auto_reset: bool, finite: bool
-    ) -> Setup:
-        """What one of `count` workers is told: its own groups, or every count-th slot of each group."""
-        groups, start, own = [], 0, len(self.groups) % count == 0
-        for place, group in enumerate(self.groups):
-            slots = range(start, start + len(group))
-            groups.append(tuple(slot for slot in slots if (place if own else slot) % count == number))
-            start += len(group)
-        indices = {slot: int(self._order[slot]) for slots in groups for slot in slots}
-        return Setup(
-            factory=factory,
-            memory=self._descriptor,
-            replies=self._replies_end.fileno(),
-            tokens=tuple(tokens for tokens, _ in self._pipes),
-            num_envs=self.num_envs,
-            num_workers=count,
-            worker=number,
-            groups=tuple(groups),
-            indices=indices,
-            seeds={slot: (int(seeds[i][0]), int(seeds[i][1])) for slot, i in indices.items()},
-            auto_reset=auto_reset,
-            finite=finite,
-            patience=PATIENCE if count <= (os.cpu_count() or 1) else 0.0,
-        )
 
     def _begin(self) -> None:
         """Learn the environments' spec from the workers and map the shared arrays."""
@@ -175,17 +105,9 @@ class VectorPool:
                 raise self._fail(f"worker {worker.setup.worker} died while it made its environments (exit code {code})")
             self.spec = spec
         self._memory = Memory(self._descriptor, self.spec, self.num_envs, len(self._pipes), len(self._workers))
-        self._memory.episode[:] = -1
-        self._memory.current[:] = -1
-        start = 0
-        for number, group in enumerate(self.groups):
-            rows = slice(start, start + len(group))
-            start += len(group)
+        self._lay_out()
+        for number in range(len(self.groups)):
             self._add_channel([worker for worker in self._workers if worker.setup.groups[number]])
-            action, active, *results = (
-                getattr(self._memory, name)[rows] for name in ("action", "active", *PoolStep._fields)
-            )
-            self._views.append(_Views(action, active, PoolStep(*results), np.zeros(len(group), bool)))
         self._add_channel(self._workers)  # the last one resets
         for worker in self._workers:
             worker.acquaint(self.spec)
@@ -209,92 +131,6 @@ class VectorPool:
             raise self._failed(answer)
         return answer
 
-    def reset(self, episode: int | None = None) -> np.ndarray:
-        """Begin a new episode in every environment.
-
-        Args:
-            episode: Number of the episode, which with the environment's seeds decides how it begins; by default the
-                next one.
-
-        Returns:
-            The first observations [num_envs, ...], in the order of `seeds`; a copy.
-
-        Raises:
-            RuntimeError: A group was sent and not received, or the pool is closed.
-            WorkerError: An environment failed.
-        """
-        self._require_open()
-        if any(channel.busy for channel in self._channels):
-            raise RuntimeError("reset() while a group is still stepping: receive it first")
-        for views in self._views:
-            views.ended[:] = False
-        if episode is not None:
-            self._memory.episode[:] = episode - 1
-        channel = self._channels[-1]
-        channel.start()
-        self._await(channel).busy = False
-        self._ready = True
-        return self._memory.obs[self._slot]
-
-    def send(self, group: int, actions: np.ndarray, active: np.ndarray | None = None) -> None:
-        """Start a step of one group; returns at once.
-
-        Args:
-            group: Which group.
-            actions: [len(group), ...] in the group's order, within the environments' bounds.
-            active: bool [len(group)]; an inactive environment is not stepped: its observation stays, its reward is 0.
-
-        Raises:
-            RuntimeError: Before the first `reset`, twice without `receive`, or after `close`.
-        """
-        self._require_open()
-        if not self._ready:
-            raise RuntimeError("send() before reset()")
-        channel = self._channels[group]
-        if channel.busy:
-            raise RuntimeError(f"send() for group {group} twice: receive() it first")
-        views = self._views[group]
-        views.action[...] = actions
-        views.active[...] = True if active is None else active
-        if not self._auto_reset:
-            views.active[views.ended] = False
-        channel.start()
-
-    def ready(self) -> int:
-        """Wait until a group can be received without waiting; its number, the lowest of several.
-
-        Raises:
-            RuntimeError: No group was sent, or the pool is closed.
-            WorkerError: As `receive` says.
-        """
-        self._require_open()
-        busy = [channel for channel in self._channels if channel.busy]
-        if not busy:
-            raise RuntimeError("ready() without send()")
-        return self._await(*busy).number
-
-    def receive(self, group: int) -> PoolStep:
-        """Wait for the step of one group.
-
-        Returns:
-            Views of the shared arrays, in the group's order, valid until the group's next `send`. An environment whose
-            worker died has truncated=True, reward 0 and its last observation as `next_obs`.
-
-        Raises:
-            RuntimeError: Nothing was sent to the group, or the pool is closed.
-            WorkerError: An environment raised, hung or returned a number that is not finite, or a worker died
-                repeatedly. The pool is closed then.
-        """
-        self._require_open()
-        channel = self._channels[group]
-        if not channel.busy:
-            raise RuntimeError(f"receive() for group {group} without send()")
-        self._await(channel).busy = False
-        views = self._views[group]
-        if not self._auto_reset:
-            np.logical_or(views.ended, views.step.terminated | views.step.truncated, out=views.ended)
-        return views.step
-
     def close(self) -> None:
         """End the workers, in order where they answer; may be called again."""
         workers, self._workers = self._workers, []
@@ -315,11 +151,6 @@ class VectorPool:
             self._replies.close()
             self._replies_end.close()
             self._descriptor = -1
-
-    def _require_open(self) -> None:
-        """RuntimeError after `close`."""
-        if not self._workers:
-            raise RuntimeError("the pool is closed")
 
     def _await(self, *channels: Channel) -> Channel:
         """Wait until every worker has done what one of the channels asked for; which one."""
@@ -382,15 +213,9 @@ class VectorPool:
             memory.lost[worker.slots] = True
             steps = int(memory.steps[worker.slots if busy < 0 else busy].sum())
             place = busy if busy >= 0 else -1 - number
-            last, deaths = self._deaths.get(place, (-1, 0))
-            deaths = deaths + 1 if last == steps else 1
-            self._deaths[place] = (steps, deaths)
             where = f"in environment {self._order[busy]}" if busy >= 0 else "between steps"
             died = f"worker {number} died {where} (exit code {worker.process.returncode})"
-            if deaths > MAX_RESTARTS:
-                raise self._fail(f"{died} {deaths} times without a step in between")
-            self.restarts += 1
-            logger.warning("%s: restarted, %d environments begin new episodes", died, len(worker.slots))
+            self._count_death(place, steps, died, len(worker.slots))
             worker.start()
             if self._built(worker) is not None:
                 break
@@ -405,34 +230,3 @@ class VectorPool:
         name = f"environment {self._order[busy]}" if busy >= 0 else f"worker {worker.setup.worker}"
         worker.kill()
         return self._fail(f"{name} did not answer within {self.timeout:g} s: its worker was killed")
-
-    def _failed(self, failure: Failure) -> WorkerError:
-        """Close the pool; the error to raise for what a worker told."""
-        error = self._fail(failure.message)
-        error.add_note(failure.details)
-        return error
-
-    def _fail(self, message: str) -> WorkerError:
-        """Close the pool; the error to raise."""
-        self.close()
-        return WorkerError(message)
-
-
-def _pickled(make_env: Callable[[], gymnasium.Env]) -> bytes:
-    """The factory as bytes; ValueError for one that a worker cannot load."""
-    try:
-        return pickle.dumps(make_env)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise ValueError(f"make_env cannot be sent to a worker ({error}): use envs.make.host_factory") from None
-
-
-def _check_groups(groups: Sequence[Sequence[int]] | None, num_envs: int) -> list[np.ndarray]:
-    """The groups as index arrays; ValueError unless they hold every environment once."""
-    if num_envs < 1:
-        raise ValueError("seeds is empty: a pool needs at least one environment")
-    arrays = [np.arange(num_envs)] if groups is None else [np.array(group, np.int64) for group in groups]
-    if not all(array.size for array in arrays) or sorted(np.concatenate(arrays).tolist()) != list(range(num_envs)):
-        raise ValueError(f"groups {groups} must hold every environment from 0 to {num_envs - 1} exactly once")
-    if len(arrays) > MAX_GROUPS:
-        raise ValueError(f"{len(arrays)} groups are too many: at most {MAX_GROUPS}")
-    return arrays

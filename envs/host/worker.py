@@ -1,4 +1,4 @@
-"""The process that steps environments for `envs.host.vector.VectorPool`.
+"""What steps environments in a worker, and the process that does so for `envs.host.vector.VectorPool`.
 
 Never imports jax: a worker starts in well under a second and stays small.
 """
@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import gymnasium
@@ -32,11 +32,11 @@ def episode_seed(run_seed: int, index: int, episode: int) -> int:
     return int(np.random.SeedSequence(run_seed, spawn_key=(index, episode)).generate_state(1)[0])
 
 
-class _EnvironmentError(Exception):
+class EnvironmentFault(Exception):
     """An environment misbehaved; the message is the line that the user reads."""
 
 
-class _Slot:
+class Slot:
     """One environment and its rows of the shared arrays.
 
     Rows and scalars are reached by views that are made once: a step of a simulator takes a few hundred microseconds,
@@ -110,9 +110,41 @@ class _Slot:
         if self.floats and not math.isfinite(np.vdot(row, row)) and not np.isfinite(row).all():
             raise self.failure(f"its observation is not finite (episode {self.memory.episode[self.slot]})")
 
-    def failure(self, text: str) -> _EnvironmentError:
+    def failure(self, text: str) -> EnvironmentFault:
         """The error that names the environment by its index."""
-        return _EnvironmentError(f"environment {self.index}: {text}")
+        return EnvironmentFault(f"environment {self.index}: {text}")
+
+
+def environments(setup: Setup) -> Iterator[tuple[int, gymnasium.Env, Spec]]:
+    """Make a worker's environments, one after the other.
+
+    Yields:
+        Slot, environment, spec.
+
+    Raises:
+        EnvironmentFault: The factory cannot be loaded, or an environment cannot be made.
+    """
+    try:
+        factory: Callable[[], gymnasium.Env] = pickle.loads(setup.factory)
+    except Exception as error:
+        raise EnvironmentFault(
+            f"the environment factory cannot be loaded in a worker ({_line(error)}): define it in an importable "
+            "module, not in the script that is run"
+        ) from error
+    for slot, index in setup.indices.items():
+        try:
+            env = factory()
+            spec = spec_of(env, env.spec.id if env.spec else type(env.unwrapped).__name__)
+        except Exception as error:
+            raise EnvironmentFault(f"environment {index} cannot be made: {_line(error)}") from error
+        yield slot, env, spec
+
+
+def reset_all(slots: Iterable[Slot]) -> None:
+    """Begin the next episode in every environment."""
+    for slot in slots:
+        slot.reset()
+        slot.next_obs[...] = slot.obs
 
 
 class _Worker:
@@ -131,26 +163,15 @@ class _Worker:
 
     def build(self) -> None:
         """Make the environments, say what they are, and map the shared memory."""
-        try:
-            factory: Callable[[], gymnasium.Env] = pickle.loads(self.setup.factory)
-        except Exception as error:
-            raise _EnvironmentError(
-                f"the environment factory cannot be loaded in a worker ({_line(error)}): define it in an importable "
-                "module, not in the script that is run"
-            ) from error
         spec: Spec | None = None
-        for slot, index in self.setup.indices.items():
-            try:
-                env = self.envs[slot] = factory()
-                spec = spec_of(env, env.spec.id if env.spec else type(env.unwrapped).__name__)
-            except Exception as error:
-                raise _EnvironmentError(f"environment {index} cannot be made: {_line(error)}") from error
+        for slot, env, made in environments(self.setup):
+            self.envs[slot], spec = env, made
             self.connection.sendall(bytes([BUILT]))
         send_object(self.connection, spec)
         spec = receive_object(self.connection)
         setup = self.setup
         self.memory = Memory(setup.memory, spec, setup.num_envs, len(setup.tokens), setup.num_workers)
-        self.slots = {slot: _Slot(env, slot, setup, self.memory, spec) for slot, env in self.envs.items()}
+        self.slots = {slot: Slot(env, slot, setup, self.memory, spec) for slot, env in self.envs.items()}
 
     def serve(self) -> None:
         """Answer the pool's messages until it says CLOSE or is gone."""
@@ -169,9 +190,7 @@ class _Worker:
                 for step in groups[channel]:
                     step()
             else:
-                for slot in self.slots.values():
-                    slot.reset()
-                    slot.next_obs[...] = slot.obs
+                reset_all(self.slots.values())
             current[setup.worker] = -1
             done[channel, setup.worker] += 1
             if self.is_last(channel):
@@ -230,7 +249,7 @@ def main(descriptor: int, commands: int, lifeline: int) -> None:
         try:
             worker.build()
             worker.serve()
-        except _EnvironmentError as error:
+        except EnvironmentFault as error:
             worker.tell(Failure(str(error), traceback.format_exc()))
         finally:
             for env in worker.envs.values():

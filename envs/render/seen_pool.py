@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from envs.host.vector import PoolStep, VectorPool
+from envs.host.pool import Pool, PoolStep
 from envs.make import EnvOptions, device_env
 from envs.types import Encoding, Spec
 
@@ -30,7 +30,7 @@ class SeenPool:
         auto_reset: Whether the pool resets environments by itself.
     """
 
-    def __init__(self, pool: VectorPool, look: Look, spec: Spec, num_stack: int, auto_reset: bool) -> None:
+    def __init__(self, pool: Pool, look: Look, spec: Spec, num_stack: int, auto_reset: bool) -> None:
         self.spec = spec
         self.num_envs, self.groups = pool.num_envs, pool.groups
         self._pool, self._look, self._auto_reset = pool, look, auto_reset
@@ -38,7 +38,7 @@ class SeenPool:
         self._obs = [np.zeros((len(group), *spec.obs_shape), spec.obs_dtype) for group in self.groups]
 
     def reset(self, episode: int | None = None) -> np.ndarray:
-        """Begin a new episode in every environment; see `VectorPool.reset`."""
+        """Begin a new episode in every environment; see `Pool.reset`."""
         told = self._pool.reset(episode)
         obs = np.empty((self.num_envs, *self.spec.obs_shape), self.spec.obs_dtype)
         for number, group in enumerate(self.groups):
@@ -47,15 +47,15 @@ class SeenPool:
         return obs
 
     def send(self, group: int, actions: np.ndarray, active: np.ndarray | None = None) -> None:
-        """Start a step of one group; see `VectorPool.send`."""
+        """Start a step of one group; see `Pool.send`."""
         self._pool.send(group, actions, active)
 
     def ready(self) -> int:
-        """Wait until a group can be received; see `VectorPool.ready`."""
+        """Wait until a group can be received; see `Pool.ready`."""
         return self._pool.ready()
 
     def receive(self, group: int) -> PoolStep:
-        """Wait for the step of one group and look at it; see `VectorPool.receive`."""
+        """Wait for the step of one group and look at it; see `Pool.receive`."""
         step = self._pool.receive(group)
         seen = np.asarray(self._look(step.next_obs))
         next_obs = np.concatenate([self._obs[group][..., self._width :], seen], axis=-1)
@@ -67,7 +67,7 @@ class SeenPool:
         return step._replace(obs=obs, next_obs=next_obs)
 
     def close(self) -> None:
-        """End the workers; see `VectorPool.close`."""
+        """End the workers; see `Pool.close`."""
         self._pool.close()
 
     def _begun(self, obs: np.ndarray, told: np.ndarray, begun: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ class SeenPool:
         return np.where(begun.reshape(-1, *[1] * (obs.ndim - 1)), first, obs)
 
 
-def observed(pool: VectorPool, options: EnvOptions, encoding: Encoding | None, auto_reset: bool) -> Any:
+def observed(pool: Pool, options: EnvOptions, encoding: Encoding | None, auto_reset: bool) -> Any:
     """A worker pool as the learner observes it: pictures drawn, or encoded, where `options` say so.
 
     Args:

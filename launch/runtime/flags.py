@@ -18,6 +18,7 @@ from launch.runtime.algorithm_flags import (
     read_hyperparam,
     read_sweep,
 )
+from launch.runtime.cluster import add_address_flag
 from launch.runtime.distributed import FLAGS as DISTRIBUTED
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag, add_wandb_flags, peek
@@ -38,6 +39,8 @@ _DESCRIPTION = (
 _FREE_ON_RESUME = {
     "resume",
     "num_workers",
+    "rollout_launcher",
+    "ray_address",
     "no_vis",
     "wandb_project",
     "wandb_mode",
@@ -86,6 +89,8 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
         raise HelpRequested(parser.format_help())
     if saved:
         _restore(args, saved, parser)
+        if args.rollout_launcher == "local" and "ray_address" not in parser.given:
+            args.ray_address = None  # of a run that goes on without its cluster
     else:
         args.hyperparam = read_hyperparam(args, parser, own)
         args.sweep = read_sweep(args, parser)
@@ -215,6 +220,14 @@ def _add_training_flags(parser: FlagParser) -> None:
         help="Where rewards, gradients, parameters or losses are not finite: end the run, or leave the update out.",
     )
     add("--num-workers", type=int, default=0, minimum=0, help="Simulation processes; 0 is one per processor core.")
+    add(
+        "--rollout-launcher",
+        default="local",
+        choices=("local", "ray"),
+        metavar="NAME",
+        help="Simulate in processes of this machine, or of a Ray cluster.",
+    )
+    add_address_flag(parser)
     add("--load-rl-model-path", metavar="DIR", help="Start from the policy in this model folder.")
     add("--resume", metavar="DIR", help="Continue the run in this folder, with the flags it was begun with.")
 

@@ -56,6 +56,7 @@ def check_free(args: Namespace) -> EnvOptions:
     """
     given_flags = {"--num-seeds": args.num_seeds > 1, "--sweep": args.sweep, "--resume": args.resume}
     given_flags["--on-nan=skip"] = args.on_nan == "skip"
+    given_flags["--rollout-launcher=ray"] = args.rollout_launcher == "ray"
     given_flags["--simulator=jax"] = args.simulator == "jax"
     refused = [flag for flag, is_given in given_flags.items() if is_given]
     if refused:

@@ -14,10 +14,11 @@ import numpy as np
 from agents.base_classes import JaxAlgorithm, check_action_kind
 from agents.common.finite import BROKEN, quantities, watched
 from agents.types import Agent
-from envs.make import EnvOptions, device_env, host_factory, host_spec
+from envs.make import EnvOptions, device_env, host_spec
 from envs.types import Spec
 from launch.runtime.batches import check_fits, fitting_driver, split
 from launch.runtime.checkpoint import Checkpointer
+from launch.runtime.cluster import connect
 from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
 from launch.runtime.drivers.common import Chunk, Driver
 from launch.runtime.env_globals import environment_globals
@@ -47,6 +48,7 @@ def build_driver(
     num_workers: int = 0,
     data_parallel: bool = False,
     on_nan: str = "stop",
+    rollout_launcher: str = "local",
 ) -> Driver:
     """Build environments, agent and the driver that joins them; nothing is allocated yet.
 
@@ -75,28 +77,13 @@ def build_driver(
         agent, iterations = agent_for(env.spec)
         return DeviceDriver(env, agent, hyper, runs.seeds, iterations, data_parallel=data_parallel)
 
-    from envs.host.vector import VectorPool
-    from envs.render.seen_pool import observed
     from launch.runtime.drivers.host import HostDriver
+    from launch.runtime.pools import pool_factory
 
-    factory, spec = host_factory(options), host_spec(options, encoding)
+    make_pool = pool_factory(options, encoding, num_workers, on_nan == "stop", rollout_launcher)
+    spec = host_spec(options, encoding)
     agent, iterations = agent_for(spec)
     options.check_count(agent.traits.num_envs * len(runs))
-    timeout = options.step_timeout
-
-    def make_pool(seeds: Any, groups: Any, auto_reset: bool) -> Any:
-        workers = num_workers or None
-        pool = VectorPool(
-            factory,
-            seeds,
-            groups=groups,
-            num_workers=workers,
-            auto_reset=auto_reset,
-            finite=on_nan == "stop",
-            timeout=timeout,
-        )
-        return observed(pool, options, encoding, auto_reset)
-
     num_groups = 2 if options.learned or spec.obs_dtype == "uint8" else 1  # to look at pictures takes long
     return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations, num_groups)
 
@@ -163,7 +150,7 @@ def prepare(
         exact: Whether to compile the program of several runs at once, to know exactly what memory they need.
 
     Raises:
-        ValueError: The options are invalid, or there is too little memory.
+        ValueError: The options are invalid, there is too little memory, or there is no cluster.
     """
     options = env_kwargs or EnvOptions.from_args(args)
     config, hyper = algorithm.configure({**vars(args), **(hyperparam or {})})
@@ -173,11 +160,13 @@ def prepare(
 
     def build(size: int) -> Any:
         first, _ = split(runs, size)[0]
-        steps, workers = args.num_timesteps, args.num_workers
-        return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel, args.on_nan)
+        steps, workers, where = args.num_timesteps, args.num_workers, args.rollout_launcher
+        return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel, args.on_nan, where)
 
     if options.on_device and len(runs) > 1 and not args.data_parallel and jax.process_count() == 1:
         return Prepared(options, config, runs, fitting_driver(build, len(runs), args.runs_per_batch, exact))
+    if args.rollout_launcher == "ray":
+        connect(args.ray_address)
     driver = build(len(runs))
     try:
         check_memory(driver, len(runs))

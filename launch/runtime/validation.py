@@ -12,6 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from agents.registry import ActionType, registered_rl
+from launch.runtime.cluster import check_cluster
 from launch.runtime.distributed import check_flags
 from launch.runtime.errors import UsageError, nearest
 from representations.registry import check_environment
@@ -42,6 +43,7 @@ def check_arguments(args: Namespace) -> None:
         check_robot(args.real_robot, args.simulator)
     if args.data_parallel and args.simulator != "jax":
         raise UsageError("--data-parallel needs --simulator=jax: worker processes are not on a device")
+    _check_rollouts(args)
     check_flags(args)
     _check_environment(args.env, args.simulator)
     _check_actions(args)
@@ -49,6 +51,15 @@ def check_arguments(args: Namespace) -> None:
     _check_paths(args)
     if args.resume and args.load_rl_model_path:
         raise UsageError("--load-rl-model-path cannot be given with --resume: the run has its own policy")
+
+
+def _check_rollouts(args: Namespace) -> None:
+    """Refuse a cluster for simulators where there are none to spread, or that is not installed."""
+    if args.rollout_launcher == "ray" and args.simulator == "jax":
+        raise UsageError("--rollout-launcher=ray: --simulator=jax has no simulation processes, leave one of them out")
+    if args.rollout_launcher == "ray" and args.real_robot is not None:
+        raise UsageError("--rollout-launcher=ray has no meaning for --real-robot: leave it out")
+    check_cluster(args, "rollout_launcher")
 
 
 def check_robot(address: str, simulator: str | None) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.runtime import files
+from launch.runtime.cluster import connect
 from launch.runtime.errors import UsageError
 from launch.runtime.experiments.child import Child
 from launch.runtime.experiments.jobs import Job, final_scores, found_folders
@@ -75,8 +76,6 @@ def join_cluster(args: Namespace) -> None:
         UsageError: There is none at the address.
     """
     if args.launcher == "ray":
-        from launch.runtime.experiments.ray_launcher import connect
-
         connect(args.ray_address)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agents.registry import AlgoType, registered_rl
+from launch.runtime.cluster import add_address_flag, check_cluster
 from launch.runtime.errors import HelpRequested, UsageError
 from launch.runtime.experiments.forward import share_out
 from launch.runtime.experiments.jobs import Job
@@ -88,7 +89,7 @@ def add_launcher_flags(parser: FlagParser) -> None:
         metavar="NAME",
         help="Run trainings as processes of this machine, on a Ray cluster, or as jobs of Slurm.",
     )
-    add("--ray-address", metavar="HOST:PORT", help="Head of the Ray cluster. Without this flag: one of this machine")
+    add_address_flag(parser)
     add("--slurm-partition", metavar="NAME", help="Partition. Without this flag: Slurm's default")
     add("--slurm-time", type=int, minimum=1, metavar="MINUTES", help="Longest job. Without this flag: 1440, a day")
     add("--slurm-cpus", type=int, minimum=1, help="Cores of a training. Without this flag: those it keeps busy, or 4")
@@ -101,10 +102,7 @@ def check_launcher(args: Namespace) -> None:
     Raises:
         UsageError: It is so.
     """
-    if args.ray_address and args.launcher != "ray":
-        raise UsageError("--ray-address needs --launcher=ray")
-    if args.launcher == "ray" and importlib.util.find_spec("ray") is None:
-        raise UsageError("--launcher=ray needs the package ray: pip install -r requirements-cluster.txt")
+    check_cluster(args, "launcher")
     for name in SLURM:
         if getattr(args, name) is not None and args.launcher != "slurm":
             raise UsageError(f"--{name.replace('_', '-')} needs --launcher=slurm")
@@ -182,6 +180,8 @@ def _jobs(args: Namespace, algos: Sequence[str], theirs: dict[str, list[str]]) -
                     raise UsageError(str(error) if alone else f"{draft.cell}: {error}") from None
                 if parsed.distributed != "off" or parsed.coordinator:
                     raise UsageError("several processes train one run: that has no place in a pipeline")
+                if parsed.rollout_launcher != "local":
+                    raise UsageError("--rollout-launcher spreads one run: it has no place in a pipeline, leave it out")
                 jobs += _cell(draft, parsed, args.num_iteration)
     return jobs
 

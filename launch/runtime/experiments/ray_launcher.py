@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Mapping
@@ -15,8 +13,7 @@ from typing import Any, NamedTuple
 
 import ray
 
-from launch.runtime.errors import UsageError
-from launch.runtime.experiments.child import ROOT, Child
+from launch.runtime.experiments.child import Child
 from launch.runtime.experiments.jobs import Job
 from launch.runtime.experiments.scheduler import LOST
 from launch.runtime.run_folder import CHECKPOINTS_FOLDER, make_unique
@@ -24,21 +21,7 @@ from launch.runtime.run_folder import CHECKPOINTS_FOLDER, make_unique
 _PLACE = "{root}"  # stands for the root of run folders in a command line
 _DEPTH = 4  # a run folder is <env>/<srl-model>/<algo>/<date>
 _SYNC_SECONDS = 2.0
-_CONNECT_SECONDS = 5.0
 _UNFINISHED = ("pending", "removed")  # checkpoints that are being written or taken away
-# What nodes do not need of the repository.
-_EXCLUDES = [
-    ".git",
-    ".venv*",
-    ".cache",
-    "logs",
-    "wandb",
-    "tests",
-    "docs",
-    ".mypy_cache",
-    ".ruff_cache",
-    ".pytest_cache",
-]
 
 
 class Snapshot(NamedTuple):
@@ -175,7 +158,7 @@ class RayRunning:
 
 
 class RayLauncher:
-    """Starts trainings on the Ray cluster that `connect` has joined."""
+    """Starts trainings on the Ray cluster that `launch.runtime.cluster.connect` has joined."""
 
     def __init__(self) -> None:
         self._nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
@@ -213,31 +196,6 @@ class RayLauncher:
         environment = {"WANDB_RUN_GROUP": f"{root.name}-{job.cell}"}
         actor = ray.remote(Runner).options(**options).remote(there, content, environment)
         return RayRunning(actor, root, log, set(content))
-
-
-def connect(address: str | None) -> None:
-    """Join the cluster at an address, or start one of this machine.
-
-    Raises:
-        UsageError: There is none.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if ray.is_initialized():
-        return
-    host, _, port = (address or "").rpartition(":")
-    if host and port.isdecimal() and "//" not in host:
-        try:  # Ray itself would try for a minute
-            socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-        except OSError as error:
-            raise UsageError(f"--ray-address={address}: there is no Ray cluster ({error.strerror or error})") from None
-    environment: dict[str, Any] = {"env_vars": {"PYTHONPATH": str(ROOT)}}
-    if address:  # its nodes may be other machines: they get the code
-        environment = {"working_dir": str(ROOT), "excludes": _EXCLUDES}
-    try:
-        ray.init(address=address, runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"--ray-address={address}: there is no Ray cluster ({reason})") from None
 
 
 def _run_folder(name: str) -> Path:

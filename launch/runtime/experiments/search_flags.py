@@ -106,6 +106,8 @@ def _complete(args: Namespace) -> Namespace:
     for name in ("sweep", "resume", "load_rl_model_path", "data_parallel", "eval_every", "coordinator"):
         if getattr(args.train, name) or (name == "coordinator" and args.train.distributed != "off"):
             raise UsageError(f"--{name.replace('_', '-')} has no place in a search: leave it out")
+    if args.train.rollout_launcher != "local":
+        raise UsageError("--rollout-launcher spreads one run: it has no place in a search, leave it out")
     check_launcher(args)
     args.together = args.train.simulator == "jax"
     if args.together and args.launcher != "local":
