@@ -143,7 +143,11 @@ def test_updates(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", [PICTURES, dataclasses.replace(PICTURES, action=Box((-1.0,), (1.0,)))], ids=["discrete", "continuous"]
+    "spec",
+    [
+        pytest.param(PICTURES, id="discrete", marks=pytest.mark.slow),
+        pytest.param(dataclasses.replace(PICTURES, action=Box((-1.0,), (1.0,))), id="continuous"),
+    ],
 )
 def test_pictures_are_learned(spec: Spec) -> None:
     """A bright picture asks for action 1, a dark one for the other; both are known after sixty batches."""

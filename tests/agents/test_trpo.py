@@ -175,6 +175,7 @@ def test_the_value_function_is_fitted_in_minibatches_of_each_environment() -> No
     assert len(seen) > 2
 
 
+@pytest.mark.slow
 def test_on_pictures_the_policy_step_moves_the_shared_torso() -> None:
     """And the value step too; a minibatch that does not divide is refused."""
     spec = Spec("pictures", (36, 36, 3), "uint8", DISCRETE.action, 10)

@@ -108,7 +108,7 @@ def test_a_share_of_the_steps_goes_toward_the_target(generate, simulator):
     assert 20 < half.rewards.sum() <= straight.rewards.sum()
 
 
-@pytest.mark.parametrize("env", ["OmnirobotEnv-v0", "KukaButtonGymEnv-v0"])
+@pytest.mark.parametrize("env", ["OmnirobotEnv-v0", pytest.param("KukaButtonGymEnv-v0", marks=pytest.mark.slow)])
 def test_scripted_twins_reach_their_targets(env):
     """Without pictures: the controller of `envs.device.scripted` solves the task."""
     import jax

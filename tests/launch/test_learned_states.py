@@ -95,7 +95,13 @@ def test_workers_are_observed_through_the_encoder(model, renderer) -> None:
         pictures.close()
 
 
-@pytest.mark.parametrize("flags", [("--simulator=jax",), ("--num-stack=2", "--renderer=jax")], ids=["twin", "pybullet"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(("--simulator=jax",), id="twin", marks=pytest.mark.slow),
+        pytest.param(("--num-stack=2", "--renderer=jax"), id="pybullet"),
+    ],
+)
 def test_a_run_on_a_learned_representation(model, flags, tmp_path, capsys) -> None:
     """It trains, resumes, plays in either simulator, and generates a dataset."""
     common = ("--env=" + MOBILE, "-r", "--srl-model=random", f"--srl-model-path={model}", "--num-cpu=2", "--n-steps=16")

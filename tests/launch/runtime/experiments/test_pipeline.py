@@ -68,6 +68,7 @@ def checkpoints(log_dir: Path) -> int:
     return len({path.parent for path in log_dir.glob("pipelines/*/CartPole-v1/*/*/*/checkpoints/[0-9]*")})
 
 
+@pytest.mark.slow
 def test_kills_of_a_training_and_of_the_pipeline_lose_and_repeat_nothing(tmp_path, capsys):
     with started(*SMALL, "--num-iteration=2", "--num-jobs=1", f"--log-dir={tmp_path}") as process:
         wait_for(lambda: checkpoints(tmp_path) == 1, process)
