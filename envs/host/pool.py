@@ -77,24 +77,44 @@ class Pool(ABC):
     `reset`, then for every group `send` its actions and later `receive` its step. While one group simulates, the caller
     can act for another.
 
-    A subclass starts `_workers`, fills `_memory`, `_channels` and `spec`, and defines `_await` and `close`.
+    A subclass says what workers and channels are and how they are waited for.
 
     Args:
-        num_envs: N.
+        make_env: Picklable callable that makes one environment whose observations are float32 or uint8 arrays
+            (`envs.make.host_factory`); called in the workers.
+        seeds: (run seed, index) per environment. The reset of an episode is seeded by (run seed, index, episode).
         groups: Environment indices of each group, every environment in exactly one; None for a single group.
+        num_workers: Number of workers; by default one per core, at most one per environment. Where it divides the
+            number of groups, each worker has groups of its own: it waits for no other worker, and while it waits for
+            actions it leaves its core to the policy. Otherwise every group is spread over all workers.
         auto_reset: Reset an environment within the step that ends its episode. Otherwise it is left alone, as if
             inactive, until `reset`.
+        finite: Whether a reward or an observation that is not finite ends the pool; otherwise it is passed on.
+        timeout: Seconds that one reset or step of one environment may take.
 
     Raises:
-        ValueError: There is no environment, or `groups` is no partition.
+        ValueError: `seeds` is empty, `groups` is no partition, or `make_env` cannot be pickled.
+        WorkerError: An environment cannot be made.
     """
 
     spec: Spec
     _memory: Memory
 
-    def __init__(self, num_envs: int, groups: Sequence[Sequence[int]] | None, auto_reset: bool) -> None:
-        self.num_envs = num_envs
-        self.groups = _check_groups(groups, num_envs)
+    def __init__(
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        seeds: Sequence[tuple[int, int]],
+        *,
+        groups: Sequence[Sequence[int]] | None = None,
+        num_workers: int | None = None,
+        auto_reset: bool = True,
+        finite: bool = True,
+        timeout: float = 60.0,
+    ) -> None:
+        factory = _pickled(make_env)
+        self.num_envs = len(seeds)
+        self.groups = _check_groups(groups, self.num_envs)
+        self.timeout = timeout
         self.restarts = 0
         self._auto_reset = auto_reset
         self._ready = False
@@ -104,23 +124,25 @@ class Pool(ABC):
         self._deaths: dict[Hashable, tuple[int, int]] = {}
         self._order = np.concatenate(self.groups)  # environment index of each slot; a group's slots are contiguous
         self._slot = np.argsort(self._order)
+        try:
+            count = max(1, min(num_workers or self._cores(), self.num_envs))
+            self._begin([self._setup_of(number, count, factory, seeds, finite) for number in range(count)])
+        except BaseException:
+            self.close()
+            raise
 
-    def _setup_of(self, number: int, count: int, **others: Any) -> Setup:
-        """What one of `count` workers is told: its own groups, or every count-th slot of each group.
-
-        Args:
-            number: Number of the worker.
-            count: Number of all workers.
-            others: `seeds` of all environments in their order, and the other fields of `Setup`.
-        """
+    def _setup_of(
+        self, number: int, count: int, factory: bytes, seeds: Sequence[tuple[int, int]], finite: bool
+    ) -> Setup:
+        """What one of `count` workers is told: its own groups, or every count-th slot of each group."""
         groups, start, own = [], 0, len(self.groups) % count == 0
         for place, group in enumerate(self.groups):
             slots = range(start, start + len(group))
             groups.append(tuple(slot for slot in slots if (place if own else slot) % count == number))
             start += len(group)
         indices = {slot: int(self._order[slot]) for slots in groups for slot in slots}
-        seeds = others.pop("seeds")
         return Setup(
+            factory=factory,
             num_envs=self.num_envs,
             num_workers=count,
             worker=number,
@@ -128,7 +150,7 @@ class Pool(ABC):
             indices=indices,
             seeds={slot: (int(seeds[i][0]), int(seeds[i][1])) for slot, i in indices.items()},
             auto_reset=self._auto_reset,
-            **others,
+            finite=finite,
         )
 
     def _lay_out(self) -> None:
@@ -231,6 +253,14 @@ class Pool(ABC):
         return views.step
 
     @abstractmethod
+    def _cores(self) -> int:
+        """Number of cores that there are for workers."""
+
+    @abstractmethod
+    def _begin(self, setups: list[Setup]) -> None:
+        """Start `_workers`, learn the `spec`, lay out `_memory`, open `_channels`: one for each group, one to reset."""
+
+    @abstractmethod
     def close(self) -> None:
         """End the workers, in order where they answer; may be called again."""
 
@@ -275,12 +305,7 @@ class Pool(ABC):
         return WorkerError(message)
 
 
-def share(count: int | None, cores: int, num_envs: int) -> int:
-    """Number of workers: as many as wanted, by default one per core, at most one per environment."""
-    return max(1, min(count or cores, num_envs))
-
-
-def pickled(make_env: Callable[[], gymnasium.Env]) -> bytes:
+def _pickled(make_env: Callable[[], gymnasium.Env]) -> bytes:
     """The factory as bytes; ValueError for one that a worker cannot load."""
     try:
         return pickle.dumps(make_env)

@@ -25,10 +25,6 @@ class Setup(NamedTuple):
 
     Attributes:
         factory: Pickled callable that makes one environment; apart, so that a failure to load it can be reported.
-        memory: File descriptor of the shared memory.
-        replies: File descriptor of the socket that all workers share to say that a channel is done.
-        tokens: For each channel, the file descriptor of a pipe that holds one byte for each of its workers; each that
-            is done takes one, and the one that finds LAST alone wakes the pool.
         num_envs: Environments of the whole pool.
         num_workers: Workers of the whole pool.
         worker: Number of this worker.
@@ -37,13 +33,14 @@ class Setup(NamedTuple):
         seeds: (run seed, index) of each of this worker's slots.
         auto_reset: Whether an ended environment is reset within the same step.
         finite: Whether a reward or an observation that is not finite is a failure.
+        memory: File descriptor of the memory that pool and worker share, or the worker's own where they cannot.
+        replies: File descriptor of the socket that all workers share to say that a channel is done.
+        tokens: For each channel, the file descriptor of a pipe that holds one byte for each of its workers; each that
+            is done takes one, and the one that finds LAST alone wakes the pool.
         patience: Seconds for which the worker looks for its next command before it sleeps.
     """
 
     factory: bytes
-    memory: int
-    replies: int
-    tokens: tuple[int, ...]
     num_envs: int
     num_workers: int
     worker: int
@@ -52,7 +49,10 @@ class Setup(NamedTuple):
     seeds: dict[int, tuple[int, int]]
     auto_reset: bool
     finite: bool
-    patience: float
+    memory: int = -1
+    replies: int = -1
+    tokens: tuple[int, ...] = ()
+    patience: float = 0.0
 
 
 class Failure(NamedTuple):

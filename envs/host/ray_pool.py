@@ -11,7 +11,6 @@ import logging
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -20,7 +19,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from envs.host.pool import CLOSE_TIMEOUT, Pool, pickled, share
+from envs.host.pool import CLOSE_TIMEOUT, Pool
 from envs.host.process import START_TIMEOUT, THREAD_LIMITS
 from envs.host.protocol import Failure, Memory, Setup, anonymous_memory
 from envs.host.worker import EnvironmentFault, Slot, environments, reset_all
@@ -206,47 +205,14 @@ class RayPool(Pool):
 
     Actors are spread over the nodes by the number of their cores. They hold no cores: pools of one training take turns.
 
-    Args:
-        make_env: As for `VectorPool`; what it refers to must be importable on the nodes.
-        seeds: (run seed, index) per environment. The reset of an episode is seeded by (run seed, index, episode).
-        groups: Environment indices of each group, every environment in exactly one; None for a single group.
-        num_workers: Number of actors; by default one per core of the cluster, at most one per environment.
-        auto_reset: Reset an environment within the step that ends its episode.
-        finite: Whether a reward or an observation that is not finite ends the pool; otherwise it is passed on.
-        timeout: Seconds that a reset or a step of an environment may take on average over those that a worker is asked
-            for at a time; then the pool ends.
-
-    Raises:
-        ValueError: `seeds` is empty, `groups` is no partition, or `make_env` cannot be pickled.
-        WorkerError: An environment cannot be made, or no node is there.
+    What `make_env` refers to must be importable on the nodes. `timeout` is an average over the environments that a
+    worker is asked for at a time; where it is exceeded the pool ends. For other arguments and errors see `Pool`; a
+    WorkerError tells too that no node is there.
     """
 
-    def __init__(
-        self,
-        make_env: Callable[[], gymnasium.Env],
-        seeds: Sequence[tuple[int, int]],
-        *,
-        groups: Sequence[Sequence[int]] | None = None,
-        num_workers: int | None = None,
-        auto_reset: bool = True,
-        finite: bool = True,
-        timeout: float = 60.0,
-    ) -> None:
-        factory = pickled(make_env)
-        super().__init__(len(seeds), groups, auto_reset)
-        self.timeout = timeout
-        count = share(num_workers, int(sum(_cores().values())), self.num_envs)
-        others = {"factory": factory, "seeds": seeds, "finite": finite, "patience": 0.0}
-        nowhere = {"memory": -1, "replies": -1, "tokens": ()}  # what only processes of one machine can share
-        try:
-            for number in range(count):
-                worker = _Worker(self._setup_of(number, count, **others, **nowhere))
-                worker.start(self._place())
-                self._workers.append(worker)
-            self._begin()
-        except BaseException:
-            self.close()
-            raise
+    def _cores(self) -> int:
+        """Those of the cluster."""
+        return int(sum(_cores().values()))
 
     def _place(self) -> str:
         """The node that has the most cores for each of the pool's workers on it, with one more."""
@@ -255,8 +221,12 @@ class RayPool(Pool):
             raise self._fail("the Ray cluster has no node left")
         return max(cores, key=lambda node: cores[node] / (here.count(node) + 1))
 
-    def _begin(self) -> None:
-        """Learn the environments' spec from the workers and lay out the arrays."""
+    def _begin(self, setups: list[Setup]) -> None:
+        """Start the workers, learn the environments' spec from them and lay out the arrays."""
+        for setup in setups:
+            worker = _Worker(setup)
+            worker.start(self._place())
+            self._workers.append(worker)
         for worker in self._workers:
             try:
                 self.spec = self._built(worker)

@@ -16,13 +16,10 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Sequence
 
-import gymnasium
-
-from envs.host.pool import CLOSE_TIMEOUT, Pool, PoolStep, WorkerError, pickled, share
+from envs.host.pool import CLOSE_TIMEOUT, Pool, PoolStep, WorkerError
 from envs.host.process import START_TIMEOUT, Channel, WorkerProcess
-from envs.host.protocol import CLOSE, FAILED, Failure, Memory, anonymous_memory
+from envs.host.protocol import CLOSE, FAILED, Failure, Memory, Setup, anonymous_memory
 from envs.types import Spec
 
 __all__ = ["PoolStep", "VectorPool", "WorkerError"]
@@ -36,68 +33,30 @@ PATIENCE = 5e-4 if hasattr(os, "sched_yield") else 0.0
 class VectorPool(Pool):
     """N environments in worker processes.
 
-    `reset`, then for every group `send` its actions and later `receive` its step. While one group simulates, the caller
-    can act for another; two groups keep the workers busy.
-
-    Args:
-        make_env: Picklable callable that makes one environment whose observations are float32 or uint8 arrays
-            (`envs.make.host_factory`); called in the workers.
-        seeds: (run seed, index) per environment. The reset of an episode is seeded by (run seed, index, episode).
-        groups: Environment indices of each group, every environment in exactly one; None for a single group.
-        num_workers: Number of processes; by default one per core, at most one per environment. Where it divides the
-            number of groups, each worker has groups of its own: it waits for no other worker, and while it waits for
-            actions it leaves its core to the policy. Otherwise every group is spread over all workers.
-        auto_reset: Reset an environment within the step that ends its episode. Otherwise it is left alone, as if
-            inactive, until `reset`.
-        finite: Whether a reward or an observation that is not finite ends the pool; otherwise it is passed on.
-        timeout: Seconds that one reset or step of one environment may take before its worker is killed.
-
-    Raises:
-        ValueError: `seeds` is empty, `groups` is no partition, or `make_env` cannot be pickled.
-        WorkerError: An environment cannot be made.
+    For arguments and errors see `Pool`; a worker that takes longer than `timeout` is killed.
     """
 
-    def __init__(
-        self,
-        make_env: Callable[[], gymnasium.Env],
-        seeds: Sequence[tuple[int, int]],
-        *,
-        groups: Sequence[Sequence[int]] | None = None,
-        num_workers: int | None = None,
-        auto_reset: bool = True,
-        finite: bool = True,
-        timeout: float = 60.0,
-    ) -> None:
-        factory = pickled(make_env)
-        super().__init__(len(seeds), groups, auto_reset)
-        self.timeout = timeout
-        count = share(num_workers, os.cpu_count() or 1, self.num_envs)
-        self._descriptor = anonymous_memory()
+    _descriptor = -1
+
+    def _cores(self) -> int:
+        """Those of this machine."""
+        return os.cpu_count() or 1
+
+    def _begin(self, setups: list[Setup]) -> None:
+        """Start the workers, learn the environments' spec from them and map the shared arrays."""
         self._replies, self._replies_end = socket.socketpair()
         self._pipes = [os.pipe() for _ in range(len(self.groups) + 1)]
         for tokens, _ in self._pipes:
             os.set_blocking(tokens, False)
-        try:
-            for number in range(count):
-                setup = self._setup_of(
-                    number,
-                    count,
-                    factory=factory,
-                    seeds=seeds,
-                    finite=finite,
-                    memory=self._descriptor,
-                    replies=self._replies_end.fileno(),
-                    tokens=tuple(tokens for tokens, _ in self._pipes),
-                    patience=PATIENCE if count <= (os.cpu_count() or 1) else 0.0,
-                )
-                self._workers.append(WorkerProcess(setup))
-            self._begin()
-        except BaseException:
-            self.close()
-            raise
-
-    def _begin(self) -> None:
-        """Learn the environments' spec from the workers and map the shared arrays."""
+        self._descriptor = anonymous_memory()
+        for setup in setups:
+            shared = setup._replace(
+                memory=self._descriptor,
+                replies=self._replies_end.fileno(),
+                tokens=tuple(tokens for tokens, _ in self._pipes),
+                patience=PATIENCE if len(setups) <= self._cores() else 0.0,
+            )
+            self._workers.append(WorkerProcess(shared))
         for worker in self._workers:
             spec = self._built(worker)
             if spec is None:

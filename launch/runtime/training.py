@@ -84,7 +84,7 @@ def build_driver(
     spec = host_spec(options, encoding)
     agent, iterations = agent_for(spec)
     options.check_count(agent.traits.num_envs * len(runs))
-    num_groups = 2 if options.learned or spec.obs_dtype == "uint8" else 1  # to look at pictures takes long
+    num_groups = 2 if options.learned or spec.pixels else 1  # to look at pictures takes long
     return HostDriver(make_pool, spec, agent, hyper, runs.seeds, iterations, num_groups)
 
 

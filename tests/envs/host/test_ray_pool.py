@@ -21,15 +21,15 @@ from faulty_envs import (
     SleepingEnv,
     UnbuildableEnv,
 )
+from pool_cases import END, check_death_without_auto_reset, seeds, step
 
-from envs.host.pool import Pool, PoolStep, WorkerError
+from envs.host.pool import WorkerError
 from envs.host.vector import VectorPool
 from envs.make import EnvOptions, host_factory
 
 ray = pytest.importorskip("ray")
 from envs.host.ray_pool import RayPool  # noqa: E402  # needs Ray
 
-END = r"(\n|$)"  # pytest matches notes too, here the worker's traceback
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = {"object_store_memory": 100 * 2**20}
 
@@ -62,16 +62,6 @@ def no_actor_is_left(cluster):
 def actors() -> list[dict]:
     """Actors of the cluster that are not dead; the public way to know needs Ray's dashboard."""
     return [actor for actor in ray._private.state.actors().values() if actor["State"] != "DEAD"]
-
-
-def seeds(count: int, run: int = 0) -> list[tuple[int, int]]:
-    return [(run, index) for index in range(count)]
-
-
-def step(pool: Pool, actions, group: int = 0, active=None) -> PoolStep:
-    """One step of a group; copies, so that later steps do not change them."""
-    pool.send(group, np.asarray(actions), active)
-    return PoolStep(*(array.copy() for array in pool.receive(group)))
 
 
 def played(kind: type, options: EnvOptions, actions: np.ndarray, **kwargs) -> list[np.ndarray]:
@@ -201,15 +191,7 @@ def test_a_killed_actor_is_replaced(during_step: bool, caplog: pytest.LogCapture
 
 def test_a_killed_actor_without_auto_reset() -> None:
     with closing(RayPool(CountingEnv, seeds(2), num_workers=2, auto_reset=False)) as pool:
-        pool.reset()
-        step(pool, [0, 0])
-        ray.kill(pool._workers[1].actor)
-        got = step(pool, [0, 0])
-        assert got.truncated.tolist() == [False, True]
-        assert got.next_obs[:, 1].tolist() == [2, 1]
-        assert step(pool, [0, 0]).next_obs[:, 1].tolist() == [3, 1]
-        pool.reset()
-        assert step(pool, [0, 0]).next_obs[:, 1].tolist() == [1, 1]
+        check_death_without_auto_reset(pool, lambda: ray.kill(pool._workers[1].actor))
 
 
 def test_an_environment_that_keeps_killing_its_actor() -> None:

@@ -26,24 +26,13 @@ from faulty_envs import (
     SleepingEnv,
     UnbuildableEnv,
 )
+from pool_cases import END, check_death_without_auto_reset, seeds, step
 
 from envs.host.vector import PoolStep, VectorPool, WorkerError
 from envs.host.worker import episode_seed
 from envs.make import EnvOptions, host_factory
 
-# pytest matches notes too, here the worker's traceback: the message is what stands on the first line.
-END = r"(\n|$)"
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def seeds(count: int, run: int = 0) -> list[tuple[int, int]]:
-    return [(run, index) for index in range(count)]
-
-
-def step(pool: VectorPool, actions, group: int = 0, active=None) -> PoolStep:
-    """One step of a group; copies, so that later steps do not change them."""
-    pool.send(group, np.asarray(actions), active)
-    return PoolStep(*(array.copy() for array in pool.receive(group)))
 
 
 def plain_steps(env_id: str, index: int, actions: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
@@ -268,15 +257,7 @@ def test_killed_worker_is_restarted(during_step: bool, caplog: pytest.LogCapture
 
 def test_killed_worker_without_auto_reset() -> None:
     with closing(VectorPool(CountingEnv, seeds(2), num_workers=2, auto_reset=False)) as pool:
-        pool.reset()
-        step(pool, [0, 0])
-        pool._workers[1].process.kill()
-        got = step(pool, [0, 0])
-        assert got.truncated.tolist() == [False, True]
-        assert got.next_obs[:, 1].tolist() == [2, 1]
-        assert step(pool, [0, 0]).next_obs[:, 1].tolist() == [3, 1]
-        pool.reset()
-        assert step(pool, [0, 0]).next_obs[:, 1].tolist() == [1, 1]
+        check_death_without_auto_reset(pool, lambda: pool._workers[1].process.kill())
 
 
 def test_environment_that_keeps_killing_its_worker() -> None:
