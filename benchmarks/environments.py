@@ -6,7 +6,9 @@ Without --env all of ours that have a twin are measured. For states, and for pic
 actions. The twin is one jitted scan over a batch, automatic resets and the drawing of the actions included; the host's
 is a plain loop in each of a few processes that talk to no one. Every round measures both in random order, so that a
 disturbance by other programs hits both alike; rates and ratios are medians over the rounds. An environment without a
-twin gets its host's rates alone.
+twin gets its host's rates alone. --twins-only leaves the host's out, as on a machine with an accelerator:
+
+    python benchmarks/environments.py --twins-only --num-envs 1048576 --picture-envs 2048
 
 Where PyBullet's pictures can be drawn on the device, `--renderer=jax` is measured beside `--renderer=tiny`: both in the
 worker pool, with --pool-envs environments in as many processes.
@@ -103,6 +105,14 @@ def host_measure(options: EnvOptions, processes: int, seconds: float) -> tuple[M
 
 def compare(name: str, options: EnvOptions, num_envs: int, length: int, args: argparse.Namespace) -> None:
     """Measure host and twin in turn and print a line of medians."""
+    if args.twins_only:
+        measure, held = twin_measure(options, num_envs, length, args.seconds)
+        median = statistics.median(measure() for _ in range(args.rounds))
+        print(
+            f"{options.env}, {name}: twin {median:,.0f} steps/s with {num_envs} environments ({held:,.1f} MiB)",
+            flush=True,
+        )
+        return
     host, loop = host_measure(options, args.processes, args.seconds)
     measures: dict[str, Measure] = {"host": host}
     held = 0.0
@@ -164,8 +174,9 @@ def compare_renderers(options: EnvOptions, args: argparse.Namespace) -> None:
 
 def draws(env_id: str) -> bool:
     """Whether an environment has picture observations."""
+    options = EnvOptions(env_id, srl_model="raw_pixels")
     try:
-        host_factory(EnvOptions(env_id, srl_model="raw_pixels"))
+        device_env(replace(options, simulator="jax")) if env_id in registered_twin else host_factory(options)
     except ValueError:
         return False
     return True
@@ -180,6 +191,7 @@ def main() -> None:
     """Measure each environment: states, then pictures of each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", nargs="+", default=twins(), help="environment ids")
+    parser.add_argument("--twins-only", action="store_true", help="without the host's environments")
     parser.add_argument("--num-envs", type=int, default=1024, help="environments of the twin, states")
     parser.add_argument("--picture-envs", type=int, default=1024, help="environments of the twin, pictures")
     parser.add_argument("--image-size", type=int, nargs="+", default=[224, 64], help="sides of pictures in pixels")
@@ -192,11 +204,11 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, device {device.platform} {device.device_kind}")
     print(f"jax {jax.__version__}, numpy {np.__version__}, medians of {args.rounds} rounds, random actions")
     for env_id in args.env:
-        compare("states", EnvOptions(env_id), args.num_envs, 1000, args)
+        compare("states", EnvOptions(env_id), args.num_envs, 100, args)
         for size in args.image_size if draws(env_id) else ():
             options = EnvOptions(env_id, srl_model="raw_pixels", image_size=size)
             compare(f"pictures {size}x{size}", options, args.picture_envs, 20, args)
-            if hasattr(resolve(registered_twin.get(env_id)), "draw"):
+            if not args.twins_only and hasattr(resolve(registered_twin.get(env_id)), "draw"):
                 compare_renderers(options, args)
 
 

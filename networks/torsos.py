@@ -41,15 +41,18 @@ class MLP(nn.Module):
 
 def _convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Valid convolution of pictures [n, height, width, in] with a kernel [side, side, in, out]."""
+    side, _, channels, _ = kernel.shape
+    # A GPU's matrix units want channels in eights: three colours would leave them idle.
+    if stride > 1 and side % stride == 0 and channels % 8:
+        x, kernel, stride = *_in_squares(x, kernel, stride), 1
     axes = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=axes)
 
 
-def _convolve_by_matmuls(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The same as sums of matrix products, for a `stride` that divides the kernel's side.
+def _in_squares(x: jax.Array, kernel: jax.Array, stride: int) -> tuple[jax.Array, jax.Array]:
+    """Pictures and kernel of the same convolution at stride 1, for a `stride` that divides the kernel's side.
 
-    Squares of stride x stride pixels become the channels of one, after which the stride is 1 and the kernel has few
-    positions left; each of them is one matrix product.
+    Squares of stride x stride pixels become the channels of one, after which the kernel has few positions left.
     """
     side, _, channels, features = kernel.shape
     height, width = ((size - side) // stride + 1 for size in x.shape[1:3])
@@ -58,8 +61,15 @@ def _convolve_by_matmuls(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Ar
     x = x[:, : rows * stride, : columns * stride].reshape(n, rows, stride, columns, stride, channels)
     x = x.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows, columns, depth)
     kernel = kernel.reshape(positions, stride, positions, stride, channels, features)
-    kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(positions, positions, depth, features)
-    out = jnp.zeros((n, height, width, features), x.dtype)
+    return x, kernel.transpose(0, 2, 1, 3, 4, 5).reshape(positions, positions, depth, features)
+
+
+def _convolve_by_matmuls(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The same as a sum of matrix products, one for each position of a kernel at stride 1."""
+    x, kernel = _in_squares(x, kernel, stride)
+    positions, _, _, features = kernel.shape
+    height, width = (size - positions + 1 for size in x.shape[1:3])
+    out = jnp.zeros((x.shape[0], height, width, features), x.dtype)
     for i in range(positions):
         for j in range(positions):
             out = out + x[:, i : i + height, j : j + width] @ kernel[i, j]

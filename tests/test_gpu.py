@@ -32,9 +32,11 @@ DRAW = """
 import sys
 import jax, numpy as np
 from envs.device.mobile_robot import MobileRobotTwin
-env = MobileRobotTwin(srl_model="raw_pixels", random_target=True)
-_, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 16))
-np.savez(sys.argv[1], obs)
+from envs.device.kuka_button import KukaButtonTwin
+arrays = []
+for env in (MobileRobotTwin(srl_model="raw_pixels", random_target=True), KukaButtonTwin(srl_model="raw_pixels")):
+    arrays.append(jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 16))[1])
+np.savez(sys.argv[1], *arrays)
 """
 
 pytestmark = pytest.mark.gpu
@@ -63,5 +65,6 @@ def test_training_is_that_of_the_cpu(tmp_path: Path) -> None:
 
 
 def test_pictures_are_those_of_the_cpu(tmp_path: Path) -> None:
-    (ours,), (theirs,) = (computed(DRAW, platform, tmp_path) for platform in ("cuda", "cpu"))
-    assert np.abs(ours.astype(int) - theirs).mean() < 0.1
+    for ours, theirs in zip(computed(DRAW, "cuda", tmp_path), computed(DRAW, "cpu", tmp_path), strict=True):
+        assert theirs.std() > 20
+        assert np.abs(ours.astype(int) - theirs).mean() < 0.1

@@ -1,6 +1,7 @@
-"""Speed of a peer's PPO on CartPole, run by the peer's own Python: prints {"steps_per_second": ..., "compile": ...}.
+"""Speed of a peer's PPO on CartPole, run by the peer's own Python: prints a line of JSON for each training.
 
-The settings are those of benchmarks/ppo_cartpole.py. Compilation is timed apart and not counted.
+The settings are those of benchmarks/ppo_cartpole.py. Compilation is timed apart and not counted. Of what a peer returns
+only the mean return of each seed leaves the program, so that a sweep of many seeds fits.
 """
 
 import argparse
@@ -13,9 +14,14 @@ import jax
 
 
 def purejaxrl(checkout: str, num_envs: int, total: int):
-    """Return purejaxrl's jitted training function of a seed; `checkout` is the root of its source tree."""
+    """Return purejaxrl's training of a seed; `checkout` is the root of its source tree."""
     jax.tree_map = jax.tree.map  # removed from jax since; the only change it needs
-    sys.modules.setdefault("navix", types.ModuleType("navix"))
+    # Imported for its wrappers of other environments.
+    for absent in ("navix", "brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training"):
+        sys.modules[absent] = types.ModuleType(absent)
+    sys.modules["brax"].envs = sys.modules["brax.envs"]
+    wrappers = sys.modules["brax.envs.wrappers.training"]
+    wrappers.EpisodeWrapper = wrappers.AutoResetWrapper = object
     sys.path.insert(0, f"{checkout}/purejaxrl")
     from ppo import make_train
 
@@ -36,11 +42,12 @@ def purejaxrl(checkout: str, num_envs: int, total: int):
         "ENV_NAME": "CartPole-v1",
         "ANNEAL_LR": True,
     }
-    return jax.jit(make_train(config))
+    train = make_train(config)
+    return lambda key: train(key)["metrics"]["returned_episode_returns"].mean()
 
 
 def rejax(num_envs: int, total: int):
-    """Return rejax's jitted training function of a seed; evaluation is switched off as far as it allows."""
+    """Return rejax's training of a seed; evaluation is switched off as far as it allows."""
     import rejax as peer
 
     algo = (
@@ -63,7 +70,7 @@ def rejax(num_envs: int, total: int):
         )
         .replace(eval_callback=lambda *_: ())
     )
-    return jax.jit(algo.train)
+    return lambda key: jax.tree.reduce(lambda total, leaf: total + leaf.sum(), algo.train(key)[0].actor_ts.params, 0.0)
 
 
 def main() -> None:
@@ -72,6 +79,7 @@ def main() -> None:
     parser.add_argument("peer", choices=("purejaxrl", "rejax"))
     parser.add_argument("--checkout", default="")
     parser.add_argument("--num-envs", type=int, default=8)
+    parser.add_argument("--num-seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500_000)
     parser.add_argument("--repeat", type=int, default=3)
     args = parser.parse_args()
@@ -80,14 +88,16 @@ def main() -> None:
         train = purejaxrl(args.checkout, args.num_envs, total)
     else:
         train = rejax(args.num_envs, total)
+    keys = [jax.random.split(jax.random.PRNGKey(i), args.num_seeds) for i in range(args.repeat)]
     started = time.perf_counter()
-    jax.block_until_ready(train(jax.random.PRNGKey(0)))
-    compile_seconds = time.perf_counter() - started
-    for i in range(args.repeat):
+    program = jax.jit(jax.vmap(train)).lower(keys[0]).compile()
+    compiling = time.perf_counter() - started
+    for key in keys:
         started = time.perf_counter()
-        jax.block_until_ready(train(jax.random.PRNGKey(i)))
+        jax.block_until_ready(program(key))
         seconds = time.perf_counter() - started
-        print(json.dumps({"steps_per_second": total / seconds, "first_call_seconds": compile_seconds}), flush=True)
+        speed = total * args.num_seeds / seconds
+        print(json.dumps({"steps_per_second": speed, "seconds": seconds, "compile_seconds": compiling}), flush=True)
 
 
 if __name__ == "__main__":

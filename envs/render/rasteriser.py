@@ -4,8 +4,8 @@ A pixel is one int32 word: the inverse depth in the high bits, material and brig
 then the largest word, so triangles may be drawn in any order. For a perspective camera the inverse depth of a plane,
 and what is interpolated over it divided by depth, are linear in row and column: a triangle is a few coefficients.
 
-A CPU draws each triangle into small tiles of the picture, one picture after the other; elsewhere every pixel looks at
-every triangle, all pictures at once.
+Each triangle is drawn into the small tiles of the picture that cover it, so that the work grows with what is seen: on a
+CPU a few tiles at a time, one picture after the other; elsewhere many tiles of all pictures at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import sequential_vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 
 from envs.render.solids import Rays, Rgb, brightness, pack, pixel_grid, unpack
 
@@ -30,6 +30,9 @@ LARGE_PICTURE = 100  # pixels from which on a picture counts as large
 # and how many of these are drawn at a time (a divisor).
 _LARGE_TILE, _SMALL_TILE = (8, 16), (8, 8)
 _LISTED_TILES, _DRAWN_TILES = 1024, 8
+# Where all pictures are drawn at once: a tile of as many pixels as threads run in step, and how many tiles are listed
+# at a time, for each picture and at most.
+_WIDE_TILE, _LISTED_PER_PICTURE, _MOST_LISTED = (4, 8), 2048, 2**18
 
 
 class View(NamedTuple):
@@ -182,23 +185,20 @@ class Rasteriser:
     def words(self, poses: Poses) -> jax.Array:
         """The picture as words, int32 [size, size]."""
         on_cpu = sequential_vmap(self._draw_tiles)
-        return jax.lax.platform_dependent(poses, cpu=on_cpu, default=self._draw_whole)
+        return jax.lax.platform_dependent(poses, cpu=on_cpu, default=self._draw_one)
 
     def _draw_tiles(self, poses: Poses) -> jax.Array:
         """Each triangle into the tiles that cover it, a few tiles at a time."""
         planes = self._project(poses)
-        coefficients = jnp.concatenate([planes.edges.reshape(9, -1), planes.normals.reshape(9, -1)])
-        height, width = self._tile
-        rows, columns = planes.box[2:]
-        counts = jnp.where(rows > 0, ((columns + width - 1) // width) * ((rows + height - 1) // height), 0)
-        ends = jnp.cumsum(counts)
+        ends = jnp.cumsum(_tile_counts(planes.box, self._tile))
 
         def draw_list(number: jax.Array, words: jax.Array) -> jax.Array:
-            listed = self._list_tiles(planes, counts, ends, number * _LISTED_TILES)
+            listed = self._list_tiles(planes, ends, number * _LISTED_TILES, _LISTED_TILES, self._tile)
 
             def draw(group: jax.Array, words: jax.Array) -> jax.Array:
                 tiles = jax.lax.dynamic_slice_in_dim(listed, group * _DRAWN_TILES, _DRAWN_TILES)
-                drawn = self._tile_words(coefficients, tiles)
+                # All at once, before the first is drawn: otherwise each would be worked out by itself, which is slower.
+                drawn = jax.lax.optimization_barrier(self._tile_words(planes, tiles, self._tile))
                 for tile in range(_DRAWN_TILES):
                     corner = (tiles[tile, 1], tiles[tile, 2])
                     nearest = jnp.maximum(jax.lax.dynamic_slice(words, corner, self._tile), drawn[tile])
@@ -211,48 +211,72 @@ class Rasteriser:
         lists = (ends[-1] + _LISTED_TILES - 1) // _LISTED_TILES
         return jax.lax.fori_loop(0, lists, draw_list, jnp.asarray(self._words))
 
-    def _list_tiles(self, planes: _Planes, counts: jax.Array, ends: jax.Array, first: jax.Array) -> jax.Array:
-        """Tiles to draw, from number `first` on: triangle, row, column and material, int32 [_LISTED_TILES, 4].
+    def _draw_one(self, poses: Poses) -> jax.Array:
+        """One picture as `_draw_together` draws it; batches of pictures are drawn together at any depth of `vmap`."""
 
-        `counts` and `ends` are the triangles' numbers of tiles and their cumulative sums. Past the last tile the
-        material is -1.
+        @custom_vmap
+        def together(poses: Poses) -> jax.Array:
+            return self._draw_together(poses)
+
+        @together.def_vmap
+        def _(axis_size: int, batched: list[Poses], poses: Poses) -> tuple[jax.Array, bool]:
+            whole = [
+                leaf if with_axis else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+                for leaf, with_axis in zip(poses, batched[0], strict=True)
+            ]
+            words = together(Poses(*(leaf.reshape(-1, *leaf.shape[2:]) for leaf in whole)))
+            return words.reshape(axis_size, -1, *words.shape[1:]), True
+
+        return together(Poses(*(leaf[None] for leaf in poses)))[0]
+
+    def _draw_together(self, poses: Poses) -> jax.Array:
+        """The tiles of all triangles of all pictures, int32 [pictures, size, size]; the leaves are [pictures, ...]."""
+        pictures, size = len(poses.position), self.view.size
+        tile = (min(_WIDE_TILE[0], size), min(_WIDE_TILE[1], size))
+        of_each = jax.vmap(self._project)(poses)
+        # One long row of triangles, picture after picture.
+        planes = _Planes(*(jnp.moveaxis(leaf, 0, -2).reshape(*leaf.shape[1:-1], -1) for leaf in of_each))
+        triangles = planes.box.shape[1] // pictures
+        ends = jnp.cumsum(_tile_counts(planes.box, tile))
+        listed = min(_MOST_LISTED, pictures * _LISTED_PER_PICTURE)
+        rows, columns = jnp.arange(tile[0])[:, None], jnp.arange(tile[1])
+
+        def draw_list(number: jax.Array, words: jax.Array) -> jax.Array:
+            tiles = self._list_tiles(planes, ends, number * listed, listed, tile)
+            drawn = self._tile_words(planes, tiles, tile)
+            triangle, row, column, _ = (tiles[:, k, None, None] for k in range(4))
+            place = jnp.where(drawn > 0, (row + rows) * size + column + columns, size * size)
+            return words.at[triangle // triangles, place].max(drawn, mode="drop")
+
+        lists = (ends[-1] + listed - 1) // listed
+        still = jnp.broadcast_to(jnp.asarray(self._words).reshape(-1), (pictures, size * size))
+        return jax.lax.fori_loop(0, lists, draw_list, still).reshape(pictures, size, size)
+
+    def _list_tiles(
+        self, planes: _Planes, ends: jax.Array, first: jax.Array, listed: int, tile: tuple[int, int]
+    ) -> jax.Array:
+        """Tiles to draw, from number `first` on: triangle, row, column and material, int32 [listed, 4].
+
+        `ends` are the cumulative sums of the triangles' numbers of tiles. Past the last tile the material is -1.
         """
-        height, width = self._tile
-        numbers = first + jnp.arange(_LISTED_TILES)
-        triangles = jnp.minimum(jnp.searchsorted(ends, numbers, side="right"), ends.size - 1)
+        height, width = tile
+        numbers = first + jnp.arange(listed)
+        triangles = jnp.minimum(jnp.searchsorted(ends, numbers, side="right", method="scan_unrolled"), ends.size - 1)
         across = jnp.maximum((planes.box[3] + width - 1) // width, 1)
-        table = jnp.stack([ends - counts, across, *planes.box[:2], planes.materials], axis=1)
+        table = jnp.stack([ends - _tile_counts(planes.box, tile), across, *planes.box[:2], planes.materials], axis=1)
         before, across, row, column, material = table[triangles].T
         row = jnp.minimum(row + (numbers - before) // across * height, self.view.size - height)
         column = jnp.minimum(column + (numbers - before) % across * width, self.view.size - width)
         return jnp.stack([triangles, row, column, jnp.where(numbers < ends[-1], material, -1)], axis=1)
 
-    def _tile_words(self, coefficients: jax.Array, tiles: jax.Array) -> jax.Array:
+    def _tile_words(self, planes: _Planes, tiles: jax.Array, tile: tuple[int, int]) -> jax.Array:
         """Words of some tiles [n, height, width], 0 where the tile's triangle is not; `tiles` is [n, 4] as listed."""
-        height, width = self._tile
         triangle, row, column, material = (tiles[:, k, None, None] for k in range(4))
-        own = coefficients[:, triangle]
-        pixels = column + jnp.arange(width), row + jnp.arange(height)[:, None]
-        inverse_depth, inside = _cover(own[:9].reshape(3, 3, *triangle.shape), *pixels)
-        shade = _shade(own[9:].reshape(3, 3, *triangle.shape), *pixels)
+        pixels = column + jnp.arange(tile[1]), row + jnp.arange(tile[0])[:, None]
+        inverse_depth, inside = _cover(planes.edges[..., triangle], *pixels)
+        shade = _shade(planes.normals[..., triangle], *pixels)
         word = _depth_word(inverse_depth, self.view.near, jnp) | (material * _SHADES + shade)
-        # All at once, before the first is drawn: otherwise each would be worked out by itself, which is slower.
-        return jax.lax.optimization_barrier(jnp.where(inside & (material > 0), word, 0))
-
-    def _draw_whole(self, poses: Poses) -> jax.Array:
-        """All triangles for all pixels, then the shade of the nearest."""
-        planes = self._project(poses)
-        pixels = np.arange(self.view.size)
-        columns, rows = pixels[None, :], pixels[:, None]
-        inverse_depth, inside = _cover(planes.edges[..., None, None], columns, rows)
-        inside &= (planes.box[2] > 0)[:, None, None]
-        number = jnp.arange(1, inside.shape[0] + 1)[:, None, None]
-        word = jnp.where(inside, _depth_word(inverse_depth, self.view.near, jnp) | number, 0)
-        nearest = jnp.maximum(jnp.max(word, axis=0), jnp.asarray(self._words))
-        number = nearest & (2**_DEPTH_SHIFT - 1)
-        triangle = jnp.maximum(number - 1, 0)
-        shade = planes.materials[triangle] * _SHADES + _shade(planes.normals[..., triangle], columns, rows)
-        return (nearest & (_MAX_DEPTH << _DEPTH_SHIFT)) | jnp.where(number > 0, shade, 0)
+        return jnp.where(inside & (material > 0), word, 0)
 
     def _project(self, poses: Poses) -> _Planes:
         """The triangles as the camera sees them."""
@@ -305,6 +329,12 @@ class Rasteriser:
             counts.append((high - low).astype(jnp.int32))
         drawn = drawn & (counts[0] > 0) & (counts[1] > 0)
         return jnp.stack([*firsts, *(jnp.where(drawn, count, 0) for count in counts)])
+
+
+def _tile_counts(box: jax.Array, tile: tuple[int, int]) -> jax.Array:
+    """How many tiles (height, width) hold each triangle of boxes [4, t], int32 [t]."""
+    rows, columns = box[2:]
+    return jnp.where(rows > 0, ((columns + tile[1] - 1) // tile[1]) * ((rows + tile[0] - 1) // tile[0]), 0)
 
 
 def _cover(edges: Any, columns: Any, rows: Any) -> tuple[Any, Any]:

@@ -47,7 +47,10 @@ def write_versions(folder: Path, simulator: str) -> None:
     devices = jax.local_devices()
     told = {"python": platform.python_version(), "platform": platform.platform(), "srl-jax": _own_version()}
     for package in (*_PACKAGES, *_SIMULATORS.get(simulator, ())):
-        told[package] = metadata.version(package)
+        try:
+            told[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # brax is not needed for other twins
+            told[package] = "not installed"
     told["device"] = f"{len(devices)} x {devices[0].device_kind}"
     write_json(folder / VERSIONS_FILE, told)
 

@@ -20,12 +20,12 @@ from launch.runtime.drivers.common import (
     NO_LIMIT,
     TRAINING,
     Chunk,
-    Episodes,
     clip_action,
     over_runs,
     run_keys,
     tree_bytes,
 )
+from launch.runtime.drivers.episodes import finished
 from launch.runtime.trees import is_key, to_host
 
 EPISODE_RECORD_BYTES = 64 * 2**20  # a chunk's record of episode ends stays below this
@@ -124,11 +124,10 @@ class DeviceDriver:
         )
         self._run = run
         self.iteration += count
-        reports = jax.tree.map(lambda x: np.asarray(x)[:, :count], reports)
         return Chunk(
-            metrics={name: values.T for name, values in reports.metrics.items()},
-            steps=reports.steps.T.astype(np.int64),
-            episodes=_episodes(reports),
+            metrics={name: np.asarray(values)[:, :count].T for name, values in reports.metrics.items()},
+            steps=np.asarray(reports.steps)[:, :count].T.astype(np.int64),
+            episodes=finished(reports.ended, reports.returns, reports.lengths),
         )
 
     def evaluate(self, episodes: int, seed: int, explore: bool = False, acting: Any = None) -> np.ndarray:
@@ -330,11 +329,3 @@ def _place(tree: Any, sharding: NamedSharding) -> Any:
         return jax.jit(restored, out_shardings=sharding)(to_host(leaf))  # from the host: committed to no device
 
     return jax.tree.map(spread, tree)
-
-
-def _episodes(reports: Report) -> Episodes:
-    """Compress the [K, I, T, N] record to the episodes that ended, in order of time."""
-    ended = reports.ended.transpose(1, 2, 3, 0)  # iteration, step, environment, run
-    iteration, step, rank, run = np.nonzero(ended)
-    at = (run, iteration, step, rank)
-    return Episodes(run, rank, np.asarray(reports.returns)[at], np.asarray(reports.lengths)[at])

@@ -153,12 +153,12 @@ def test_a_pose_in_the_simulator_gives_the_picture_of_its_joint_angles() -> None
     assert np.any(np.asarray(theirs) != np.asarray(ours), axis=-1).mean() < 0.005
 
 
-def test_whole_pictures_and_tiles_agree_alone_and_in_a_batch() -> None:
+def test_pictures_drawn_together_and_one_by_one_agree() -> None:
     renderer = KukaRenderer(40)
     vectors = jnp.asarray(np.stack([env.scene_poses() for env in situations("KukaButton", 3)]))
     rasteriser = renderer.rasteriser
     tiles = jax.jit(jax.vmap(lambda v: rasteriser.words(poses_of(v))))(vectors)
-    whole = jax.jit(jax.vmap(lambda v: rasteriser._draw_whole(poses_of(v))))(vectors)
+    whole = jax.jit(jax.vmap(lambda v: rasteriser._draw_one(poses_of(v))))(vectors)
     alone = jax.jit(lambda v: rasteriser.words(poses_of(v)))(vectors[1])
     # float32 may round the brightness or a pixel on an edge differently.
     assert (np.asarray(tiles) != np.asarray(whole)).mean() < 0.01
