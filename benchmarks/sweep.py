@@ -5,7 +5,7 @@
 First the training program alone, for one run and for several widths of runs side by side: the widest gain over a single
 run is what mapping over runs is worth. Then `launch/train.py` trains the whole sweep in a process of its own, from its
 start to its last file. Printed are the share that its training reaches of the best of the programs, how often each
-program was compiled, and the memory it said it would need beside what it took above the same command with one run.
+program was compiled, and the memory it said it would need beside what it took from then on.
 """
 
 from __future__ import annotations
@@ -51,22 +51,37 @@ def throughput(num_runs: int, num_cpu: int, seconds: float) -> float:
 
 
 def command(words: list[str], log_dir: Path) -> tuple[float, float, str]:
-    """Run a training; returns its seconds, the most memory it held (bytes), and what it printed."""
+    """Run a training.
+
+    Returns:
+        (its seconds, the most memory in bytes that it took above what it had when it stated its need, what it printed)
+    """
     log = log_dir.with_suffix(".log")
-    environment = os.environ | {"JAX_LOG_COMPILES": "1"}
-    started = time.perf_counter()
+    started, before, most = time.perf_counter(), 0, 0
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / "launch/train.py"), *TASK, *words, f"--log-dir={log_dir}"],
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment,
+            env=os.environ | {"JAX_LOG_COMPILES": "1"},
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        while process.poll() is None:
+            held = resident(process.pid)
+            before = before or (held if STATED.search(log.read_text(errors="replace")) else 0)
+            most = max(most, held)
+            time.sleep(0.05)
     text = log.read_text(errors="replace")
-    if status:
+    if process.returncode:
         raise SystemExit(f"the training failed:\n{text[-2000:]}")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024.0, text
+    return time.perf_counter() - started, most - before, text
+
+
+def resident(process: int) -> int:
+    """Bytes of memory that a process holds, 0 where it has ended."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
 
 
 def main() -> None:
@@ -90,16 +105,15 @@ def main() -> None:
     rates = ",".join(f"{rate:.3g}" for rate in np.geomspace(1e-4, 3e-3, args.rates))
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        _, least, _ = command(words, root / "one")
         sweep = [*words, f"--num-seeds={args.num_seeds}", f"--sweep=learning_rate:{rates}"]
-        seconds, most, text = command(sweep, root / "sweep")
+        seconds, taken, text = command(sweep, root / "sweep")
     runs = args.num_seeds * args.rates
     speed = runs * args.steps / seconds
     print(f"{runs} runs x {args.steps:,} steps: {seconds:,.0f} s, {speed:,.0f} steps/s from start to end")
     print(f"share of a single run's throughput times the gain of {best:.2f}: {speed / (single * best):.2f}")
     print("compiled: " + ", ".join(f"{name} {count}" for name, count in Counter(COMPILED.findall(text)).items()))
     stated = STATED.findall(text)[-1]
-    print(f"memory: {stated[0]} MiB stated for {stated[1]} runs, {(most - least) / 2**20:,.0f} MiB taken")
+    print(f"memory: {stated[0]} MiB stated for {stated[1]} runs, {taken / 2**20:,.0f} MiB taken")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from launch.runtime.logger import SilentLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder
 from launch.runtime.policy import model_info
 from launch.runtime.run_folder import create_run_folder
-from launch.runtime.training import Prepared, Training, needed_memory
+from launch.runtime.training import Prepared, Training
 from launch.runtime.wandb_sink import WandbSink
 
 
@@ -37,7 +37,7 @@ def train_batches(
     folder = Path(args.resume) if args.resume else _create_folder(args, prepared)
     parts = batches.split(runs, size)
     files.note(f"run folder: {folder}")
-    needed = needed_memory(driver) / 2**20
+    needed = batches.needed_memory(driver) / 2**20
     files.note(f"memory: {needed:,.1f} MiB for {size} runs at a time, {len(parts)} batches of {len(runs)} runs in all")
     args.run_folder = folder
     done: list[tuple[Path, int]] = []

@@ -19,6 +19,7 @@ import numpy as np
 from agents.common.memory import available_memory
 from launch.runtime import files
 from launch.runtime.columns import LABEL, RUNS_FILE, STEP, joined, read_columns
+from launch.runtime.drivers.common import Driver
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.experiments.jobs import can_resume, progress
 from launch.runtime.logger import METRICS_FILE, aggregate
@@ -48,12 +49,25 @@ def fitting_driver(
         driver = build(size)
         needed = driver.memory()  # quick, and less than what the compiler says
         if exact and needed <= limit:
-            needed = driver.exact_memory()
+            needed = needed_memory(driver)
         if needed <= (available_memory() if wanted or size == 1 else limit):
             return driver
         if size == 1 or wanted:
             check_fits(needed, size)
         size = even(num_runs, max(1, min(size - 1, int(size * limit / needed))))
+
+
+def needed_memory(driver: Driver) -> int:
+    """Bytes that a training needs at most, known before anything is allocated.
+
+    Those of a chunk come from the compiler where it is a program, which is compiled now and not again. Where the device
+    is the CPU, the best policies are in the same memory, and what a checkpoint holds is there two times more while it
+    is written.
+    """
+    if not isinstance(driver, DeviceDriver):
+        return driver.memory()
+    chunk, (runs, policies) = driver.exact_memory(), driver.kept_memory()
+    return max(chunk + policies, 3 * (runs + policies)) if jax.default_backend() == "cpu" else chunk
 
 
 def check_fits(needed: int, num_runs: int) -> None:

@@ -16,7 +16,7 @@ from agents.common.finite import BROKEN, quantities, watched
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_spec
 from envs.types import Spec
-from launch.runtime.batches import check_fits, fitting_driver, split
+from launch.runtime.batches import check_fits, fitting_driver, needed_memory, split
 from launch.runtime.checkpoint import Checkpointer
 from launch.runtime.cluster import connect
 from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
@@ -183,11 +183,6 @@ def check_memory(driver: Driver, num_runs: int) -> None:
         ValueError: They would not.
     """
     check_fits(driver.memory(), num_runs)
-
-
-def needed_memory(driver: Driver) -> int:
-    """Bytes that a chunk needs: from the compiler where it is a program, which is compiled now and not again."""
-    return driver.exact_memory() if hasattr(driver, "exact_memory") else driver.memory()
 
 
 class Training:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -29,6 +30,8 @@ from launch.runtime.drivers.episodes import finished
 from launch.runtime.trees import is_key, to_host
 
 EPISODE_RECORD_BYTES = 64 * 2**20  # a chunk's record of episode ends stays below this
+# What runs that a CPU plays side by side work on stays about below this: more leaves its caches. Measured.
+SIDE_BY_SIDE_BYTES = 8 * 2**20
 
 
 class Run(NamedTuple):
@@ -91,8 +94,7 @@ class DeviceDriver:
         self._keys = run_keys(seeds)
         self._shard()
         # Named explicitly: an inferred output sharding would differ from the input's and compile the chunk twice.
-        play = over_runs(self._play_chunk, self.num_runs, (0, 0, 0, None, None, None))
-        self._chunk = jax.jit(play, donate_argnums=0, out_shardings=(self._run_sharding, self._sharding))
+        self._chunk = jax.jit(self._play_runs, donate_argnums=0, out_shardings=(self._run_sharding, self._sharding))
         self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)), out_shardings=self._run_sharding)
         self._evaluators: dict[tuple[int, bool], Any] = {}
         self._compiled: Any = None  # the chunk, where it was compiled before its first use
@@ -163,12 +165,10 @@ class DeviceDriver:
 
     def memory(self) -> int:
         """Bytes of the runs, one batch of experience each, and a chunk's record."""
-        run = jax.eval_shape(self._init, self._keys, self.hyper)
-        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), run)
-        _, batch, _ = jax.eval_shape(self._rollout, one, jax.eval_shape(lambda: jax.random.key(0)))
         traits = self.agent.traits
         record = 9 * self.max_chunk * traits.rollout_length * traits.num_envs
-        return tree_bytes(run) + self.num_runs * (tree_bytes(batch) + record)
+        run, batch = self._one_run
+        return self.num_runs * (tree_bytes(run) + record) + self._side_by_side() * tree_bytes(batch)
 
     def exact_memory(self) -> int:
         """Bytes that a chunk needs, from the compiler; compiles it, with nothing allocated yet.
@@ -188,6 +188,11 @@ class DeviceDriver:
         sizes = self._compiled.memory_analysis()
         used = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
         return len(self._sharding.addressable_devices) * (used + sizes.temp_size_in_bytes)
+
+    def kept_memory(self) -> tuple[int, int]:
+        """Bytes of the runs between chunks, and of their policies among them."""
+        run, _ = self._one_run
+        return self.num_runs * tree_bytes(run), self.num_runs * tree_bytes(run.agent.acting)
 
     def close(self) -> None:
         """Nothing to free."""
@@ -230,6 +235,48 @@ class DeviceDriver:
         agent = self.agent.init(jax.random.fold_in(key, INIT), hyper)
         env, obs = self._batch_env.reset(self._env_keys(key))
         return Run(agent, env, obs, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32), self._player.begin(num_envs))
+
+    @functools.cached_property
+    def _one_run(self) -> tuple[Run, Transition]:
+        """One run and its batch of experience, as shapes."""
+        runs = jax.eval_shape(self._init, self._keys, self.hyper)
+        run = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), runs)
+        return run, jax.eval_shape(self._rollout, run, jax.eval_shape(lambda: jax.random.key(0)))[1]
+
+    def _side_by_side(self) -> int:
+        """How many runs are played at once: all, or on a CPU a divisor of them that its caches hold."""
+        if jax.default_backend() != "cpu" or len(self._sharding.device_set) > 1:
+            return self.num_runs
+        run, batch = self._one_run
+        # A learner works on several trees like its policy: gradients and their statistics.
+        most = SIDE_BY_SIDE_BYTES // (tree_bytes(batch) + 4 * tree_bytes(run.agent.acting))
+        if self.num_runs <= most:
+            return self.num_runs
+        size = max(size for size in range(1, max(most, 1) + 1) if self.num_runs % size == 0)
+        return size if 2 * size > most else self.num_runs
+
+    def _play_runs(
+        self, runs: Run, keys: jax.Array, hyper: Any, start: jax.Array, count: jax.Array, per_iteration: jax.Array
+    ) -> tuple[Run, Report]:
+        """`_play_chunk` of all runs, some at a time; leaves [K, ...]."""
+        size = self._side_by_side()
+        play = over_runs(self._play_chunk, size, (0, 0, 0, None, None, None))
+        if size == self.num_runs:
+            return play(runs, keys, hyper, start, count, per_iteration)
+
+        def play_some(i: jax.Array, runs: Run) -> tuple[Run, Report]:
+            part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), (runs, keys, hyper))
+            return play(*part, start, count, per_iteration)
+
+        def body(i: jax.Array, carry: tuple[Run, Report]) -> tuple[Run, Report]:
+            played = play_some(i, carry[0])
+            return jax.tree.map(
+                lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, i * size, 0), carry, played
+            )
+
+        shape = jax.eval_shape(play_some, jnp.int32(0), runs)[1]
+        reports = jax.tree.map(lambda x: jnp.zeros((self.num_runs, *x.shape[1:]), x.dtype), shape)
+        return jax.lax.fori_loop(0, self.num_runs // size, body, (runs, reports))
 
     def _play_chunk(
         self, run: Run, key: jax.Array, hyper: Any, start: jax.Array, count: jax.Array, per_iteration: jax.Array

@@ -121,11 +121,11 @@ def test_the_last_batch_is_filled_up():
 def test_what_does_not_fit_is_split_before_anything_is_allocated(monkeypatch):
     args = parse_train_args(SWEEP)
     algorithm = algorithm_class("ppo2")()
-    needed = prepare(algorithm, args).driver.exact_memory()
+    needed = batches.needed_memory(prepare(algorithm, args).driver)
     monkeypatch.setattr(batches, "available_memory", lambda: needed // 2)
     driver = prepare(algorithm, args).driver
     assert driver.num_runs in (2, 3) and driver._run is None
-    assert driver.exact_memory() <= 0.8 * (needed // 2)
+    assert batches.needed_memory(driver) <= 0.8 * (needed // 2)
     monkeypatch.setattr(batches, "available_memory", lambda: needed // 100)
     with pytest.raises(ValueError, match="1 run would need"):
         prepare(algorithm, args)

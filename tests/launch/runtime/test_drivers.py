@@ -46,7 +46,7 @@ PROBE = ObservedActionReward(continuous=True)
 EITHER = pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
 
 # What the drivers jit, by the names that jax.log_compiles shows.
-PROGRAMS = re.compile(r"Compiling jit\((single|act|_play_chunk|_play_episodes|_start|_act_one|_update_one)\)")
+PROGRAMS = re.compile(r"Compiling jit\((single|act|_play_runs|_play_episodes|_start|_act_one|_update_one)\)")
 
 
 def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -270,7 +270,7 @@ def test_sharded_over_four_devices_is_the_same(four_runs: tuple[DeviceDriver, Ch
 
 
 def test_sharded_chunks_compile_once(sharded: Sharded) -> None:
-    assert sharded.log.count("Compiling jit(_play_chunk)") == 1
+    assert sharded.log.count("Compiling jit(_play_runs)") == 1
 
 
 # -- compilation, chunks, resuming --------------------------------------------------------------------------------
