@@ -21,12 +21,10 @@ from launch.runtime.flags import parse_train_args  # noqa: E402
 def run(args: Namespace) -> None:
     """Train as the flags say."""
     from agents.base_classes import JaxAlgorithm
-    from agents.common.memory import keep_less
     from agents.registry import algorithm_class
     from launch.runtime.distributed import join
     from launch.runtime.free_training import train_free
 
-    keep_less()
     join(args)
     algorithm = algorithm_class(args.algo)()
     if isinstance(algorithm, JaxAlgorithm):

@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container, in bytes
-_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 def available_memory() -> int:
@@ -30,13 +29,10 @@ def free_host_memory() -> int:
     return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits, 2**63)
 
 
-def keep_less() -> None:
-    """Let glibc hold as many pools of freed memory as there are cores, not 8 times as many; elsewhere do nothing.
-
-    Every thread that frees large arrays fills a pool of its own. For the threads that begin after this.
-    """
+def give_back() -> None:
+    """Let glibc return to the system the freed memory that it holds in a pool for each thread; elsewhere do nothing."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, os.cpu_count() or 1)
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _read(path: str) -> str:

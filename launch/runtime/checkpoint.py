@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from agents.common.memory import give_back
 from launch.runtime import files, trees
 from launch.runtime.run_folder import CHECKPOINTS_FOLDER
 
@@ -86,6 +87,7 @@ class Checkpointer:
             self._clean()
             raise CheckpointError(f"cannot save checkpoint {iteration} in {self.folder}: {_reason(error)}") from error
         self._prune(iteration)
+        give_back()  # what was in the writers' hands, which is as much as was written
 
     def restore(self, template: Any) -> tuple[Any, dict[str, Any]]:
         """Read the newest checkpoint that is not damaged; a damaged one gets a warning and the one before it is tried.

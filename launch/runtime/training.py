@@ -35,6 +35,7 @@ from launch.runtime.sweep import Plan, plan
 EVALUATION_SEED = 1_000_003  # during training always the same episodes, so that evaluations compare
 FINAL_EVALUATION_SEED = 2_000_003  # the reported score comes from episodes that chose nothing
 LINES_PER_RUN = 200  # about as many lines of metrics a run gets
+LINES_OF_MANY = 50  # of a sweep that records aggregates only: fewer, longer chunks are faster
 MAX_BLOCK = 64  # iterations
 MOST_TOLD = 5  # runs that a message names
 
@@ -214,7 +215,8 @@ class Training:
         self.info = model_info(algorithm.name, config, runs, options, driver.spec)
         traits = driver.agent.traits
         planned = args.num_timesteps // (traits.rollout_length * traits.num_envs)
-        self.block = max(1, min(planned // LINES_PER_RUN, MAX_BLOCK))
+        lines = LINES_PER_RUN if len(runs) <= MAX_MONITORED_RUNS else LINES_OF_MANY
+        self.block = max(1, min(planned // lines, MAX_BLOCK))
         self.eval_every = args.eval_every or max(1, args.num_timesteps // 10)
         self.checkpoint_every = args.checkpoint_every or self.eval_every
 
