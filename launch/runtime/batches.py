@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agents.common.memory import available_memory
+from agents.common.memory import available_memory, give_back
 from launch.runtime import files
 from launch.runtime.columns import LABEL, RUNS_FILE, STEP, joined, read_columns
 from launch.runtime.drivers.common import Driver
@@ -26,6 +26,7 @@ from launch.runtime.logger import METRICS_FILE, aggregate
 from launch.runtime.model import INFO_FILE, PARAMS_FILE, save_model
 from launch.runtime.sweep import Plan
 
+PROGRAMS = 64 * 2**20  # bytes of compiled programs and of what writes checkpoints; measured
 SHARE = 0.8  # of the memory; the rest is for evaluations, models and other programs
 
 
@@ -49,7 +50,7 @@ def fitting_driver(
         driver = build(size)
         needed = driver.memory()  # quick, and less than what the compiler says
         if exact and needed <= limit:
-            needed = needed_memory(driver)
+            needed = memory_of_runs(driver)
         if needed <= (available_memory() if wanted or size == 1 else limit):
             return driver
         if size == 1 or wanted:
@@ -58,15 +59,21 @@ def fitting_driver(
 
 
 def needed_memory(driver: Driver) -> int:
-    """Bytes that a training needs at most, known before anything is allocated.
+    """Bytes that a training takes at most, known before anything is allocated."""
+    if not isinstance(driver, DeviceDriver):
+        return driver.memory()
+    return memory_of_runs(driver) + (PROGRAMS if jax.default_backend() == "cpu" else 0)
+
+
+def memory_of_runs(driver: DeviceDriver) -> int:
+    """Bytes that grow with the number of runs.
 
     Those of a chunk come from the compiler where it is a program, which is compiled now and not again. Where the device
     is the CPU, the best policies are in the same memory, and what a checkpoint holds is there two times more while it
     is written.
     """
-    if not isinstance(driver, DeviceDriver):
-        return driver.memory()
     chunk, (runs, policies) = driver.exact_memory(), driver.kept_memory()
+    give_back()  # what compiling has left behind
     return max(chunk + policies, 3 * (runs + policies)) if jax.default_backend() == "cpu" else chunk
 
 

@@ -78,6 +78,7 @@ class Checkpointer:
         leaves = trees.named_leaves(tree)
         record = {"metadata": metadata, "leaves": {name: trees.describe(leaf) for name, leaf in leaves.items()}}
         json.dumps(record)  # what is not JSON is the caller's mistake, not one of the disk
+        give_back()  # what compiling has left behind
         try:
             self._clean()
             _write(self.folder / _PENDING, [trees.to_host(leaf) for leaf in leaves.values()])

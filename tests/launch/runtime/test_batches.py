@@ -121,11 +121,11 @@ def test_the_last_batch_is_filled_up():
 def test_what_does_not_fit_is_split_before_anything_is_allocated(monkeypatch):
     args = parse_train_args(SWEEP)
     algorithm = algorithm_class("ppo2")()
-    needed = batches.needed_memory(prepare(algorithm, args).driver)
+    needed = batches.memory_of_runs(prepare(algorithm, args).driver)
     monkeypatch.setattr(batches, "available_memory", lambda: needed // 2)
     driver = prepare(algorithm, args).driver
     assert driver.num_runs in (2, 3) and driver._run is None
-    assert batches.needed_memory(driver) <= 0.8 * (needed // 2)
+    assert batches.memory_of_runs(driver) <= 0.8 * (needed // 2)
     monkeypatch.setattr(batches, "available_memory", lambda: needed // 100)
     with pytest.raises(ValueError, match="1 run would need"):
         prepare(algorithm, args)
@@ -136,11 +136,12 @@ import resource, sys, threading, time
 import numpy as np
 from agents.registry import algorithm_class
 from launch.runtime.flags import parse_train_args
+from launch.runtime.batches import needed_memory
 from launch.runtime.training import prepare
 
 args = parse_train_args(sys.argv[1:])
 driver = prepare(algorithm_class(args.algo)(), args).driver
-stated = driver.exact_memory()
+stated = needed_memory(driver)
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 before, most, stop = resident(), 0, False
