@@ -1,7 +1,7 @@
 """Speed of a peer's PPO on CartPole, run by the peer's own Python: prints a line of JSON for each training.
 
-The settings are those of benchmarks/ppo_cartpole.py. Compilation is timed apart and not counted. Of what a peer returns
-only the mean return of each seed leaves the program, so that a sweep of many seeds fits.
+The settings are those of benchmarks/ppo_cartpole.py. Compilation is timed apart and not counted. Of what a peer
+returns only one number for each seed leaves the program, so that a sweep of many seeds fits.
 """
 
 import argparse

@@ -263,7 +263,7 @@ class Rasteriser:
         numbers = first + jnp.arange(listed)
         triangles = jnp.minimum(jnp.searchsorted(ends, numbers, side="right", method="scan_unrolled"), ends.size - 1)
         across = jnp.maximum((planes.box[3] + width - 1) // width, 1)
-        table = jnp.stack([ends - _tile_counts(planes.box, tile), across, *planes.box[:2], planes.materials], axis=1)
+        table = jnp.stack([jnp.pad(ends[:-1], (1, 0)), across, *planes.box[:2], planes.materials], axis=1)
         before, across, row, column, material = table[triangles].T
         row = jnp.minimum(row + (numbers - before) // across * height, self.view.size - height)
         column = jnp.minimum(column + (numbers - before) % across * width, self.view.size - width)

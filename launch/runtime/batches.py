@@ -66,14 +66,14 @@ def needed_memory(driver: Driver) -> int:
 
 
 def memory_of_runs(driver: DeviceDriver) -> int:
-    """Bytes that grow with the number of runs.
+    """Bytes that grow with the number of runs; what compiling leaves behind is returned to the system.
 
     Those of a chunk come from the compiler where it is a program, which is compiled now and not again. Where the device
     is the CPU, the best policies are in the same memory, and what a checkpoint holds is there two times more while it
     is written.
     """
     chunk, (runs, policies) = driver.exact_memory(), driver.kept_memory()
-    give_back()  # what compiling has left behind
+    give_back()
     return max(chunk + policies, 3 * (runs + policies)) if jax.default_backend() == "cpu" else chunk
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -236,7 +235,7 @@ class DeviceDriver:
         env, obs = self._batch_env.reset(self._env_keys(key))
         return Run(agent, env, obs, jnp.zeros(num_envs), jnp.zeros(num_envs, jnp.int32), self._player.begin(num_envs))
 
-    @functools.cached_property
+    @cached_property
     def _one_run(self) -> tuple[Run, Transition]:
         """One run and its batch of experience, as shapes."""
         runs = jax.eval_shape(self._init, self._keys, self.hyper)
