@@ -282,16 +282,17 @@ def _score_table(rows: Sequence[Row]) -> str:
     return "<h3>Final scores</h3>" + page.table(header, made) + note
 
 
-def _score(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3f}"
+def _score(value: float, beside: float = 0.0) -> str:
+    """A score with as many decimals as it and the one beside it need together."""
+    return "–" if np.isnan(value) else f"{value:,.1f}" if max(abs(value), abs(beside)) >= 10 else f"{value:.3f}"
 
 
 def _plus_minus(value: float, error: float) -> str:
-    return _score(value) + ("" if np.isnan(error) else f" ± {_score(error) if abs(value) < 10 else f'{error:.1f}'}")
+    return _score(value) + ("" if np.isnan(error) else f" ± {_score(error, beside=value)}")
 
 
 def _bounds(low: float, high: float) -> str:
-    return "–" if np.isnan(low) else f"{_score(low)} … {_score(high)}"
+    return "–" if np.isnan(low) else f"{_score(low, beside=high)} … {_score(high, beside=low)}"
 
 
 def _p_value(p: float) -> str:

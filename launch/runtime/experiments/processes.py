@@ -52,7 +52,9 @@ class Processes:
                     else:
                         scores[candidate.number] = score
                 for number, (candidate, attempt, process) in list(running.items()):
-                    score, code = self._score(candidate, steps), process.poll()
+                    # In this order: what a training wrote last may arrive with its end.
+                    code = process.poll()
+                    score = self._score(candidate, steps)
                     if score is not None and code is None and number not in stopping:
                         stopping.add(number)
                         process.interrupt()  # it saves where it stands

@@ -1,4 +1,4 @@
-"""Pipelines on a Ray cluster of two local nodes: results come back, a lost node costs nothing that was finished."""
+"""Pipelines and searches on a Ray cluster of two local nodes: results come back, what was finished is not lost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_lost_node_and_a_killed_pipeline_cost_nothing(cluster, tmp_path):
             assert process.poll() is None and time.monotonic() < limit
             time.sleep(0.2)
         made.remove_node(nodes[0], allow_graceful=False)
-        while not any(event == "finished" for event, _ in events(tmp_path)):
+        while not {"lost", "finished"} <= {event for event, _ in events(tmp_path)}:
             assert process.poll() is None and time.monotonic() < limit
             time.sleep(0.2)
     finally:
@@ -74,6 +74,29 @@ def test_a_lost_node_and_a_killed_pipeline_cost_nothing(cluster, tmp_path):
     assert len(runs) == 3 and all(len(final_scores(run)) == 1 for run in runs)
     assert all((run / "random_agent_model/final/params.npz").is_file() for run in runs)
     assert all("mean return of 4" in path.read_text() for path in (folder / "output").iterdir())
+
+
+@pytest.mark.slow
+def test_an_interrupted_search_goes_on(cluster, tmp_path):
+    address = f"--ray-address={cluster[0].address}"
+    search = [sys.executable, str(ROOT / "launch/hyperparam_search.py"), "--launcher=ray", address]
+    words = ["--algo=ppo2", "--env=CartPole-v1", "--no-vis", "--num-cpu=2", "--num-workers=1", "--num-timesteps=2000"]
+    words += ["--optimizer=random", "--max-eval=4", "--bracket-size=2", "--search", "learning_rate", "gamma"]
+    limit = time.monotonic() + 300
+    process = subprocess.Popen([*search, *words, f"--log-dir={tmp_path}"], stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("searches/*/trials/2/output.log")):
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    first = process.communicate(timeout=100)[1]
+    (folder,) = (tmp_path / "searches").iterdir()
+    assert process.returncode == 130 and f"--resume {folder}" in first and "Traceback" not in first
+    done = {path.parent.name: path.read_text() for path in folder.glob("trials/[01]/output.log")}
+    second = subprocess.run([*search, f"--resume={folder}"], capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0 and "crashed" not in first + second.stderr + second.stdout
+    assert done == {path.parent.name: path.read_text() for path in folder.glob("trials/[01]/output.log")}
+    (table,) = folder.glob("*.csv")
+    assert [line.split(",")[0] for line in table.read_text().splitlines()] == ["", "0", "1", "2", "3"]
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path, capsys):
