@@ -62,7 +62,9 @@ def draw_run(collection: Collection, window: int, timesteps: bool = False) -> tu
     evaluated = {label: [run.curves.get(EVALUATION) for run in runs] for label, runs in groups.items()}
     series = _all_series(evaluated, points=True)
     if series:
-        panels.append(Panel("Evaluation, deterministic", "Environment steps", "Mean return", series))
+        drawn = any(run.flags.get("eval_deterministic") is False for run in collection.runs)
+        title = f"Evaluation, {'actions drawn' if drawn else 'deterministic'}"
+        panels.append(Panel(title, "Environment steps", "Mean return", series))
     if not panels:
         raise UsageError(f"{collection.runs[0].folder}: no {window} episodes have ended and nothing was evaluated")
     args = collection.runs[0].args

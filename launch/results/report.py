@@ -216,8 +216,9 @@ class Report:
 
 
 _CURVES_CAPTION = (
-    "Interquartile mean over runs; bands are its pointwise 95 % interval. Evaluation: the deterministic policy in "
-    "episodes of its own. Training: the last episodes as they were played, with exploration."
+    "Interquartile mean over runs; bands are its pointwise 95 % interval. Evaluation: the policy, deterministic "
+    "unless the settings say otherwise, in episodes of its own. Training: the last episodes as they were played, with "
+    "exploration."
 )
 _PROFILE_CAPTION = "Performance profile: share of runs above a score. A curve above another is better."
 _IMPROVEMENT_CAPTION = "Probability that a run of the first method beats one of another. At 0.5 neither is better."

@@ -238,6 +238,13 @@ def _add_evaluation_flags(parser: FlagParser) -> None:
     add("--eval-every", type=int, default=0, minimum=0, help="Steps between evaluations; 0 is a tenth of the budget.")
     add("--eval-episodes", type=int, default=20, minimum=1, help="Episodes of an evaluation during training.")
     add("--final-eval-episodes", type=int, default=100, minimum=1, help="Episodes of the evaluation at the end.")
+    add(
+        "--eval-deterministic",
+        type=bool,
+        default=True,
+        help="Evaluate the most probable action, or the mean of continuous ones; --noeval-deterministic draws actions, "
+        "as in training.",
+    )
     add("--min-episodes-save", type=int, default=100, minimum=0, help="Episodes before a best policy is saved.")
 
 

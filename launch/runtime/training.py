@@ -379,16 +379,20 @@ class Training:
             self._save_model(BEST, self.best, self.best_score)
 
     def _judge(self) -> np.ndarray:
-        """Mean return [K] of fixed episodes with the deterministic policies.
+        """Mean return [K] of fixed episodes.
 
         Of a real robot there is no second one to evaluate on: there it is that of the last training episodes, as in
         the original, and not a number before the first has ended.
         """
         if self.options.single:
             return self.logger.recent_returns()
-        returns = self.driver.evaluate(self.args.eval_episodes, EVALUATION_SEED)
+        returns = self._returns(self.args.eval_episodes, EVALUATION_SEED)
         self.logger.evaluation(int(self.steps.min()), returns)
         return returns.mean(axis=1)
+
+    def _returns(self, episodes: int, seed: int, acting: Any = None) -> np.ndarray:
+        """Returns [K, episodes] of the policies, which are deterministic unless the flags say otherwise."""
+        return self.driver.evaluate(episodes, seed, explore=not self.args.eval_deterministic, acting=acting)
 
     def _save_model(self, name: str, acting: Any, score: np.ndarray) -> None:
         if self.first:
@@ -438,12 +442,12 @@ class Training:
     def _final_evaluation(self) -> dict[str, np.ndarray]:
         """Mean return [K] of the final and of the best policies on fresh episodes."""
         count = self.args.final_eval_episodes
-        scores = {"final": self.driver.evaluate(count, FINAL_EVALUATION_SEED)}
+        scores = {"final": self._returns(count, FINAL_EVALUATION_SEED)}
         self._save_final(scores["final"].mean(axis=1))
         if self.best is not None:
-            scores["best"] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=self.best)
+            scores["best"] = self._returns(count, FINAL_EVALUATION_SEED, acting=self.best)
         for name, other in self.driver.others().items():
-            scores[name] = self.driver.evaluate(count, FINAL_EVALUATION_SEED, acting=other)
+            scores[name] = self._returns(count, FINAL_EVALUATION_SEED, acting=other)
             self._save_model(name, other, scores[name].mean(axis=1))
         means = {name: returns.mean(axis=1) for name, returns in scores.items()}
         used = scores["final" if self.best is None else "best"]

@@ -11,7 +11,7 @@ import importlib.util
 from argparse import Namespace
 from pathlib import Path
 
-from agents.registry import ActionType, registered_rl
+from agents.registry import ActionType, AlgoType, registered_rl
 from launch.runtime.cluster import check_cluster
 from launch.runtime.distributed import check_flags
 from launch.runtime.errors import UsageError, nearest
@@ -47,6 +47,8 @@ def check_arguments(args: Namespace) -> None:
     check_flags(args)
     _check_environment(args.env, args.simulator)
     _check_actions(args)
+    if not args.eval_deterministic and registered_rl[args.algo][1] is AlgoType.EVOLUTION_STRATEGIES:
+        raise UsageError(f"--noeval-deterministic: {args.algo} explores by its parameters and draws no actions")
     _check_environment_flags(args)
     _check_paths(args)
     if args.resume and args.load_rl_model_path:

@@ -105,6 +105,7 @@ COMBINATIONS = [
     "--env brax/ant --simulator pybullet",
     "--env Pendulum-v1 --simulator jax --shape-reward",
     "--env CarRacingGymEnv-v0 --simulator jax",
+    "--algo ars --continuous --noeval-deterministic",
     "--data-parallel",
     "--env CartPole-v1 --simulator pybullet --data-parallel",
     "--env CartPole-v1 --simulator jax --coordinator localhost:4000 --num-processes 2 --process-id 0",

@@ -148,7 +148,8 @@ class _Family:
             chunk = driver.run(iterations - driver.iteration)
             if self._args.on_nan == "stop":
                 broken |= (chunk.metrics[BROKEN] > 0).any(axis=0)
-        returns = driver.evaluate(self._args.eval_episodes, EVALUATION_SEED)
+        explore = not self._args.eval_deterministic
+        returns = driver.evaluate(self._args.eval_episodes, EVALUATION_SEED, explore)
         means = np.where(broken, np.nan, returns.mean(axis=1)).reshape(width, -1).mean(axis=1)
         means[~np.isfinite(means)] = np.nan
         run = driver.state

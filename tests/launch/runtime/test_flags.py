@@ -78,6 +78,7 @@ def test_defaults_are_the_originals():
         "eval_every": 0,
         "eval_episodes": 20,
         "final_eval_episodes": 100,
+        "eval_deterministic": True,
         "image_size": 224,
         "run_folder": None,
     }

@@ -159,6 +159,20 @@ def test_the_other_algorithms_run_on_the_host(algo, tmp_path):
     assert (run_folder(tmp_path) / f"{algo}_model" / "final" / "params.npz").is_file()
 
 
+@pytest.mark.parametrize("simulator", ["jax", "pybullet"])
+def test_evaluations_may_draw_actions(simulator, tmp_path):
+    """What an untrained policy thinks best fells the pole in one direction, as no draw of actions does."""
+    arguments = ["--algo=ppo2", "--env=CartPole-v1", f"--simulator={simulator}", "--num-timesteps=64", "--n-steps=16"]
+    arguments += ["--learning-rate=1e-6", "--no-vis", "--final-eval-episodes=100", "--eval-episodes=2"]
+    scores = {}
+    for flag in ("eval-deterministic", "noeval-deterministic"):
+        assert main([*arguments, f"--{flag}", f"--log-dir={tmp_path / flag}"]) == 0
+        found = [line for line in metrics(run_folder(tmp_path / flag)) if "score/final" in line]
+        scores[flag] = found[-1]["score/final"]
+    assert scores["eval-deterministic"] != scores["noeval-deterministic"]
+    assert 18 < scores["noeval-deterministic"] < 28  # drawn at random: 22.3
+
+
 def test_further_policies_are_evaluated_and_saved(tmp_path):
     """CMA-ES keeps its best member of all generations beside the mean; of each run its own."""
     arguments = ["--algo=cma-es", "--env=CartPole-v1", "--simulator=jax", "--num-timesteps=2000", "--num-seeds=2"]
