@@ -121,10 +121,21 @@ class Conv(nn.Module):
 class NatureCNN(nn.Module):
     """Convolutional torso of Mnih et al. (2015): 32 8x8/4, 64 4x4/2, 64 3x3/1, dense 512; input divided by 255."""
 
+    smallest: ClassVar[int] = 36  # pixels a side of a picture
+
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        """Map [..., height, width, channels] uint8 to [..., 512]; pictures must be at least 36 pixels a side."""
-        lead = obs.shape[:-3]
+        """Map [..., height, width, channels] uint8 to [..., 512].
+
+        Raises:
+            ValueError: a picture is smaller than the kernels.
+        """
+        lead, size = obs.shape[:-3], obs.shape[-3:-1]
+        if min(size) < self.smallest:
+            raise ValueError(
+                f"pictures of {size[0]}x{size[1]} pixels are too small for the network's convolutions: "
+                f"at least {self.smallest} pixels a side are needed"
+            )
         x = obs.reshape(-1, *obs.shape[-3:]).astype(jnp.float32) / 255.0
         for features, side, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             x = nn.relu(Conv(features, side, stride)(x))

@@ -9,6 +9,7 @@ import pytest
 from launch import train
 
 CARTPOLE, PENDULUM = "--env=CartPole-v1 --simulator=jax ", "--env=Pendulum-v1 --simulator=jax -c "
+MOBILE = "--env=MobileRobotGymEnv-v0 --simulator=jax --srl-model=raw_pixels "
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,9 @@ CARTPOLE, PENDULUM = "--env=CartPole-v1 --simulator=jax ", "--env=Pendulum-v1 --
         (CARTPOLE + "--algo=ars --num-population=0", "--num-population=0: must be at least 1"),
         (CARTPOLE + "--algo=ars --top-population=11", "--top-population=11 is larger than --num-population=10"),
         (CARTPOLE + "--algo=ars --sweep top_population:5,11", "--top-population"),
+        # Pictures that are too small.
+        (MOBILE + "--algo=ppo2 --image-size=35", "pictures of 35x35 pixels are too small"),
+        (MOBILE + "--algo=deepq --image-size=8", "at least 36 pixels a side are needed"),
         # What does not fit the memory.
         (CARTPOLE + "--algo=cma-es --covariance=full --net-arch=2000,2000", "use --covariance=diagonal"),
         (CARTPOLE + "--algo=deepq --buffer-size=1e10", "1 run would need"),
