@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="steps of every environment per round")
     parser.add_argument("--rounds", type=int, default=15, help="rounds of all three")
     parser.add_argument("--processes", type=int, default=2, help="processes of the raw loop and of the pool")
-    parser.add_argument("--groups", type=int, default=4, help="groups of the pool")
+    parser.add_argument("--groups", type=int, default=2, help="groups of the pool")
     options = parser.parse_args()
     for num_envs in options.num_envs:
         measure(options, num_envs)

@@ -84,9 +84,8 @@ class Pool(ABC):
             (`envs.make.host_factory`); called in the workers.
         seeds: (run seed, index) per environment. The reset of an episode is seeded by (run seed, index, episode).
         groups: Environment indices of each group, every environment in exactly one; None for a single group.
-        num_workers: Number of workers; by default one per core, at most one per environment. Where it divides the
-            number of groups, each worker has groups of its own: it waits for no other worker, and while it waits for
-            actions it leaves its core to the policy. Otherwise every group is spread over all workers.
+        num_workers: Number of workers; by default one per core, at most one per environment. Every group is spread over
+            all of them: two groups keep the workers busy while the caller acts, and wake the caller twice a step.
         auto_reset: Reset an environment within the step that ends its episode. Otherwise it is left alone, as if
             inactive, until `reset`.
         finite: Whether a reward or an observation that is not finite ends the pool; otherwise it is passed on.
@@ -134,11 +133,11 @@ class Pool(ABC):
     def _setup_of(
         self, number: int, count: int, factory: bytes, seeds: Sequence[tuple[int, int]], finite: bool
     ) -> Setup:
-        """What one of `count` workers is told: its own groups, or every count-th slot of each group."""
-        groups, start, own = [], 0, len(self.groups) % count == 0
-        for place, group in enumerate(self.groups):
+        """What one of `count` workers is told: every count-th slot of each group is its own."""
+        groups, start = [], 0
+        for group in self.groups:
             slots = range(start, start + len(group))
-            groups.append(tuple(slot for slot in slots if (place if own else slot) % count == number))
+            groups.append(tuple(slot for slot in slots if slot % count == number))
             start += len(group)
         indices = {slot: int(self._order[slot]) for slots in groups for slot in slots}
         return Setup(

@@ -275,32 +275,32 @@ class RayPool(Pool):
             for channel in channels:
                 if channel.complete:
                     return channel
-            pending = {answer: worker for worker in self._workers for answer, _ in worker.pending}
+            # A worker answers in the order in which it was asked.
+            pending = {worker.pending[0][0]: worker for worker in self._workers if worker.pending}
             # Of one channel nothing is of use before all of it is there.
             number = len(pending) if sum(channel.busy for channel in self._channels) == 1 else 1
             answered = ray.wait(list(pending), num_returns=number, timeout=_QUIET)[0]
-            for worker in {pending[answer]: None for answer in answered}:
-                self._hear(worker, set(answered))
+            for answer in answered:
+                self._hear(pending[answer])
             if not answered:
                 self._look_for_hung()
 
-    def _hear(self, worker: _Worker, answered: set[Any]) -> None:
-        """Take a worker's answers, or replace it where it died."""
-        while worker.pending and worker.pending[0][0] in answered:
-            answer, channel = worker.pending[0]
-            try:
-                results = ray.get(answer)
-            except RayTaskError:  # a defect of this module
-                raise
-            except RayError as error:
-                self._revive(worker, error)
-                return
-            if isinstance(results, Failure):
-                raise self._failed(results)
-            worker.pending.popleft()
-            worker.since = time.monotonic()
-            self._store(worker.slots_of(channel), results)
-            self._channels[channel].count()
+    def _hear(self, worker: _Worker) -> None:
+        """Take a worker's first answer, or replace it where it died."""
+        answer, channel = worker.pending[0]
+        try:
+            results = ray.get(answer)
+        except RayTaskError:  # a defect of this module
+            raise
+        except RayError as error:
+            self._revive(worker, error)
+            return
+        if isinstance(results, Failure):
+            raise self._failed(results)
+        worker.pending.popleft()
+        worker.since = time.monotonic()
+        self._store(worker.slots_of(channel), results)
+        self._channels[channel].count()
 
     def _store(self, slots: np.ndarray, results: Results) -> None:
         """Write a worker's results into the arrays."""

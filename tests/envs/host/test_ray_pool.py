@@ -120,14 +120,14 @@ def test_pictures_and_inactive_environments() -> None:
 
 
 def test_the_first_that_is_done_is_ready() -> None:
-    with closing(RayPool(SleepingEnv, seeds(5), groups=[[3, 0], [4, 1, 2]], num_workers=2)) as pool:
+    with closing(RayPool(SleepingEnv, seeds(2), groups=[[1], [0]], num_workers=2)) as pool:
         pool.reset()
-        pool.send(0, np.array([2, 2]))  # which take 0.6 s
-        pool.send(1, np.array([5, 5, 5]))
+        pool.send(0, np.array([2]))  # which takes 0.3 s
+        pool.send(1, np.array([5]))
         assert pool.ready() == pool.ready() == 1
         assert pool.receive(1).obs[0, 1] == 1
         assert pool.ready() == 0
-        assert pool.receive(0).obs[:, 1].tolist() == [1, 1]
+        assert pool.receive(0).obs[0, 1] == 1
 
 
 def test_faults_are_one_line() -> None:

@@ -88,21 +88,25 @@ def test_groups_do_not_change_trajectories() -> None:
                     pool.send(number, actions[t + 1, group])
 
 
-def test_as_many_workers_as_groups_have_one_each_and_the_first_that_is_done_is_ready() -> None:
-    with closing(VectorPool(SleepingEnv, seeds(5), groups=[[3, 0], [4, 1, 2]], num_workers=2)) as pool:
-        assert [sorted(worker.setup.indices.values()) for worker in pool._workers] == [[0, 3], [1, 2, 4]]
+def test_groups_are_spread_over_all_workers() -> None:
+    with closing(VectorPool(CountingEnv, seeds(5), groups=[[3, 0], [4, 1, 2]], num_workers=2)) as pool:
+        assert [sorted(worker.setup.indices.values()) for worker in pool._workers] == [[2, 3, 4], [0, 1]]
+
+
+def test_the_first_group_that_is_done_is_ready() -> None:
+    with closing(VectorPool(SleepingEnv, seeds(2), groups=[[1], [0]], num_workers=2)) as pool:
         pool.reset()
         with pytest.raises(RuntimeError, match="without send"):
             pool.ready()
-        pool.send(0, np.array([2, 2]))  # which take 0.6 s
-        pool.send(1, np.array([5, 5, 5]))
+        pool.send(0, np.array([2]))  # which takes 0.3 s
+        pool.send(1, np.array([5]))
         for steps in range(1, 4):
             assert pool.ready() == pool.ready() == 1
             assert pool.receive(1).obs[0, 1] == steps
-            pool.send(1, np.array([5, 5, 5]))
+            pool.send(1, np.array([5]))
         pool.receive(1)
         assert pool.ready() == 0
-        assert pool.receive(0).obs[:, 1].tolist() == [1, 1]
+        assert pool.receive(0).obs[0, 1] == 1
 
 
 def test_results_are_views_and_more_workers_than_a_group_has_environments_are_fine() -> None:
