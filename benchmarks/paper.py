@@ -67,8 +67,12 @@ PRIORS_NAV2D = (6.2, 3.1)  # the reward of robotic priors, from Table 2
 LEARNER = {"nav": ("--num-cpu=32",), "arm": ("--num-cpu=64", "--n-steps=128", "--nminibatches=16")}
 STATES = ("--learning-rate=1e-3",)
 PIXELS = ("--learning-rate=5e-4", "--gamma=0.95", "--vf-coef=0.1", "--max-grad-norm=5", "--noclip-value")
-# In one dimension the true distance to the target does not tell that the robot stands at a wall; two of them do.
-STACKED = (*STATES, "--num-stack=2", "--ent-coef=0.03")
+# Besides, where the learner sees true positions. In one dimension the distance to the target does not tell that the
+# robot stands at a wall; two of them do. Two of a moving button show where it goes, some 300 steps before the end.
+POSITIONS = {
+    "nav1d": ("--num-stack=2", "--ent-coef=0.03"),
+    "arm_moving": ("--num-stack=2", "--gamma=0.999", "--ent-coef=0.003"),
+}
 PRESETS: dict[str, dict[str, int]] = {
     "small": {"image_size": 64, "num_seeds": 3, "num_timesteps": 500_000, "epochs": 10},
     "full": {"image_size": 224, "num_seeds": 10, "num_timesteps": 5_000_000, "epochs": 30},
@@ -150,7 +154,7 @@ def settings(task: str, method: str) -> tuple[str, ...]:
     family = LEARNER["nav" if task.startswith("nav") else "arm"]
     if method == "raw_pixels":
         return family + PIXELS
-    return family + (STACKED if (task, method) == ("nav1d", "ground_truth") else STATES)
+    return family + STATES + (POSITIONS.get(task, ()) if method == "ground_truth" else ())
 
 
 def scores(args: argparse.Namespace, task: str, method: str, folder: Path | None) -> list[float]:
