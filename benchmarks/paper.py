@@ -167,11 +167,7 @@ def scores(args: argparse.Namespace, task: str, method: str, folder: Path | None
     if not (home / "score.json").is_file():
         words = [f"--env={TASKS[task]}", "--random-target", "--simulator=jax", f"--srl-model={method}", "--no-vis"]
         words += [f"--num-timesteps={args.num_timesteps}", f"--num-seeds={args.num_seeds}", f"--log-dir={home}"]
-        words += [
-            "--final-eval-episodes=100",
-            "--noeval-deterministic",
-        ]
-        words += settings(task, method)
+        words += ["--final-eval-episodes=100", "--noeval-deterministic", *settings(task, method)]
         if folder is not None:
             words.append(f"--srl-model-path={folder}")
         if method != "ground_truth":
