@@ -29,7 +29,7 @@ TINY = 1e-6  # keeps divisions by probabilities finite
 class Config:
     """Static options of ACER."""
 
-    num_cpu: int = option(1, "Number of environments.", minimum=1)
+    num_cpu: int = option(1, "Number of environments.", minimum=1, jax_default=16)
     policy: str = option("feedforward", "Policy network; the others remember.", choices=POLICIES)
     n_lstm: int = option(256, "Cells of the LSTM.", minimum=1)
     n_steps: int = option(20, "Steps of each environment between updates.", minimum=1, search=(5, 50))

@@ -32,6 +32,7 @@ class Option:
         maximum: Largest valid value of a number, or None.
         search: (low, high) range or list of values for hyperparameter search, or None.
         traced: True for a `Hyper` field, which may be swept within one compilation.
+        jax_default: Value when the flag is not given but `--simulator=jax` is; None for `default`.
     """
 
     name: str
@@ -43,11 +44,16 @@ class Option:
     maximum: float | None
     search: tuple[float, float] | list[Any] | None
     traced: bool
+    jax_default: Any = None
 
     @property
     def flag(self) -> str:
         """The flag as typed, for instance "--learning-rate"."""
         return "--" + self.name.replace("_", "-")
+
+    def default_in(self, simulator: str | None) -> Any:
+        """The value that `launch/train.py` takes where none is given."""
+        return self.default if self.jax_default is None or simulator != "jax" else self.jax_default
 
 
 def option(
@@ -58,11 +64,16 @@ def option(
     minimum: float | None = None,
     maximum: float | None = None,
     search: tuple[float, float] | list[Any] | None = None,
+    jax_default: Any = None,
 ) -> Any:
-    """Declare one field of `Config` or `Hyper` with its default, help text and valid range."""
+    """Declare one field of `Config` or `Hyper` with its default, help text and valid range.
+
+    `jax_default` is what `launch/train.py` takes with `--simulator=jax` instead, where one process of PyBullet for each
+    environment is no reason for few of them.
+    """
+    limits = {"choices": choices, "minimum": minimum, "maximum": maximum}
     return dataclasses.field(
-        default=default,
-        metadata={"help": help, "choices": choices, "minimum": minimum, "maximum": maximum, "search": search},
+        default=default, metadata={"help": help, **limits, "search": search, "jax_default": jax_default}
     )
 
 

@@ -23,7 +23,7 @@ from envs.types import Spec
 class Config:
     """Static options of PPO2."""
 
-    num_cpu: int = option(1, "Number of environments.", minimum=1)
+    num_cpu: int = option(1, "Number of environments.", minimum=1, jax_default=16)
     policy: str = option("feedforward", "Policy network; the others remember.", choices=POLICIES)
     n_lstm: int = option(256, "Cells of the LSTM.", minimum=1)
     n_steps: int = option(128, "Steps of each environment between updates.", minimum=1, search=(32, 2048))

@@ -121,8 +121,10 @@ def test_options_are_documented_with_their_defaults(algo):
     options = options_of(*declared(module_of(algo)))
     assert list(table) == [option.flag for option in options]
     for option in options:
-        default, swept, search, *_ = table[option.flag]
+        default, swept, search, *_, meaning = table[option.flag]
         assert as_number(default) == default_text(option.default), option.flag
+        if option.jax_default is not None:
+            assert f"{option.jax_default} with `--simulator=jax`" in meaning, option.flag
         assert swept == ("yes" if option.traced else "no"), option.flag
         if isinstance(option.search, tuple):
             assert tuple(map(float, search.split(" to "))) == option.search, option.flag

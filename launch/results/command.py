@@ -29,7 +29,7 @@ def command_line(args: Mapping[str, Any]) -> str:
         if name in _NOT_TYPED or name in _ALWAYS or name not in args:
             continue
         value, known = args[name], name in parser.names
-        if known and _plain(value) == _plain(parser[name].option.default):
+        if known and _plain(value) == _plain(parser[name].option.default_in(args.get("simulator"))):
             continue
         words += _typed(name, value)
     sweep = args.get("sweep") or {}

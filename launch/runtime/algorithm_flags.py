@@ -180,6 +180,19 @@ def read_sweep(args: Namespace, parser: FlagParser) -> dict[str, list[Any]]:
     return result
 
 
+def apply_simulator_defaults(args: Namespace, parser: FlagParser) -> None:
+    """Give options that were not set their default for the simulator, where it differs.
+
+    Args:
+        args: Parsed flags, `hyperparam` read and `simulator` resolved; set here.
+        parser: The parser that made them.
+    """
+    for option in algorithm_options(args.algo):
+        value, given = option.default_in(args.simulator), {*parser.given, *args.hyperparam}
+        if value != option.default and option.name not in given:
+            setattr(args, option.name, value)
+
+
 def _items(flag: str, items: Sequence[str]) -> dict[str, str]:
     """Split `name:value` items; names are returned with underscores."""
     result: dict[str, str] = {}

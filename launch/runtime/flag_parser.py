@@ -365,6 +365,8 @@ def _describe(option: Option) -> str:
         facts.append(f"at most {_as_typed(option.maximum)}")
     if option.default not in (None, [], False):
         facts.append("default " + _as_typed(option.default))
+    if option.jax_default is not None:
+        facts.append(f"{_as_typed(option.jax_default)} with --simulator=jax")
     return f"{option.help.rstrip('.')} ({'; '.join(facts)})" if facts else option.help
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from agents.registry import registered_rl
 from launch.runtime.algorithm_flags import (
     add_algorithm_flags,
+    apply_simulator_defaults,
     check_choices,
     check_options,
     explain_unknown,
@@ -95,6 +96,7 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
         args.hyperparam = read_hyperparam(args, parser, own)
         args.sweep = read_sweep(args, parser)
         args.simulator = args.simulator or ("jax" if args.env.startswith("brax/") else "pybullet")
+        apply_simulator_defaults(args, parser)
     del args.help
     args.run_folder = None
     check_options(args)

@@ -13,6 +13,7 @@ import pytest
 
 from agents.options import declared
 from agents.registry import ActionType, AlgoType, registered_rl
+from launch.results.command import command_line
 from launch.runtime.algorithm_flags import algorithm_options, config_and_hyper
 from launch.runtime.errors import HelpRequested, UsageError, nearest, run_command
 from launch.runtime.flag_parser import FlagParser
@@ -115,6 +116,22 @@ def test_tuples_and_negative_numbers():
 def test_simulator_follows_brax():
     assert parse("--env brax/ant").simulator == "jax"
     assert parse("--env CartPole-v1").simulator == "pybullet"
+
+
+@pytest.mark.parametrize("algo", ["a2c", "acer", "acktr", "ppo2"])
+def test_twins_are_played_by_more_environments_than_processes_would(algo):
+    assert parse(f"--algo={algo}").num_cpu == 1
+    assert parse(f"--algo={algo} --simulator=jax").num_cpu == 16
+    assert parse(f"--algo={algo} --simulator=jax --num-cpu=1").num_cpu == 1
+    assert parse(f"--algo={algo} --simulator=jax --hyperparam num_cpu:2").num_cpu == 2
+
+
+@pytest.mark.parametrize("words", ["--num-cpu=1", "--num-cpu=8", ""])
+def test_the_command_of_a_run_repeats_its_environments(words):
+    for simulator in ("", "--simulator=jax"):
+        args = vars(parse(f"--env=MobileRobotGymEnv-v0 {simulator} {words}"))
+        again = parse(command_line(args).removeprefix("python launch/train.py "))
+        assert again.num_cpu == args["num_cpu"]
 
 
 # --- messages --------------------------------------------------------------------------------------------------------
