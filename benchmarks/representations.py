@@ -22,6 +22,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from launch.runtime.huge_pages import restart_with_huge_pages  # noqa: E402
+
 
 def ours(size: int, batch: int, state_dim: int, steps: int) -> None:
     """Answer each line on standard input by the pictures per second of `steps` gradient steps."""
@@ -104,6 +106,7 @@ def main() -> None:
     args = parser.parse_args()
     sizes = [args.image_size, args.batch_size, args.state_dim, args.steps]
     if args.only_ours:
+        restart_with_huge_pages()  # as launch/train_srl.py does
         return ours(*sizes)
     names = ("--image-size", "--batch-size", "--state-dim", "--steps")
     words = [word for name, size in zip(names, sizes, strict=True) for word in (name, str(size))]

@@ -19,6 +19,7 @@ if ROOT not in sys.path:  # started as a script: Python has put launch/ there, n
 
 from launch.runtime.errors import HelpRequested, UsageError, hint, run_command  # noqa: E402
 from launch.runtime.flag_parser import FlagParser, UnknownFlag  # noqa: E402
+from launch.runtime.huge_pages import restart_with_huge_pages  # noqa: E402
 from launch.runtime.srl_flags import (  # noqa: E402
     FREE_ON_RESUME,
     models_of,
@@ -181,4 +182,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main())

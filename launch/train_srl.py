@@ -15,6 +15,7 @@ if ROOT not in sys.path:  # started as a script: Python has put launch/ there, n
     sys.path.insert(0, ROOT)
 
 from launch.runtime.errors import run_command  # noqa: E402
+from launch.runtime.huge_pages import restart_with_huge_pages  # noqa: E402
 from launch.runtime.srl_flags import parse_srl_args  # noqa: E402
 
 
@@ -39,4 +40,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     sys.exit(main())

@@ -24,20 +24,36 @@ def test_transposed_convolution_spreads_each_pixel(side):
     np.testing.assert_allclose(convolve_transposed(x, kernel, 2), expected, atol=1e-5)
 
 
+def plain_convolution(x, kernel, stride, padding):  # what is differentiated by JAX itself
+    border = ((padding, padding),) * 2
+    return jax.lax.conv_general_dilated(x, kernel, (stride,) * 2, border, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def assert_same_gradients(f, g, x, kernel):
+    aim = RNG.normal(size=jax.eval_shape(f, x, kernel).shape).astype(np.float32)
+    ours, theirs = (jax.grad(lambda x, k, h=h: jnp.sum((h(x, k) - aim) ** 2), (0, 1))(x, kernel) for h in (f, g))
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("side", "stride", "padding"), [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 2, 0), (4, 2, 0)])
+@pytest.mark.parametrize("size", [9, 10])
+def test_the_gradient_of_convolution(side, stride, padding, size):
+    x = RNG.normal(size=(2, size, size + 1, 3)).astype(np.float32)
+    kernel = RNG.normal(size=(side, side, 3, 4)).astype(np.float32)
+    ours, plain = (lambda x, k, f=f: f(x, k, stride, padding) for f in (convolve, plain_convolution))
+    np.testing.assert_array_equal(ours(x, kernel), plain(x, kernel))
+    assert_same_gradients(ours, plain, x, kernel)
+
+
 def test_the_gradient_of_transposed_convolution():
     x, kernel = RNG.normal(size=(2, 4, 4, 2)).astype(np.float32), RNG.normal(size=(3, 3, 2, 3)).astype(np.float32)
-    aim = RNG.normal(size=(2, 9, 9, 3)).astype(np.float32)
 
-    def plain(x, kernel):  # what is differentiated by JAX itself
+    def plain(x, kernel):
         dilated = jnp.zeros((2, 7, 7, 2)).at[:, ::2, ::2].set(x)
-        return convolve(dilated, kernel[::-1, ::-1], 1, 2)
+        return plain_convolution(dilated, kernel[::-1, ::-1], 1, 2)
 
-    ours, theirs = (
-        jax.grad(lambda x, k, f=f: jnp.sum((f(x, k) - aim) ** 2), (0, 1))(x, kernel)
-        for f in (lambda x, k: convolve_transposed(x, k, 2), plain)
-    )
-    for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
+    assert_same_gradients(lambda x, k: convolve_transposed(x, k, 2), plain, x, kernel)
 
 
 @pytest.mark.parametrize(("size", "padding"), [(7, 0), (8, 0), (8, 1), (9, 1)])

@@ -76,7 +76,7 @@ def test_bad_lines_are_refused_in_one_line(line, said, tmp_path, monkeypatch, ca
 
 
 def test_what_only_an_algorithm_knows_is_refused_before_anything_starts(tmp_path, capsys):
-    line = ["--algo=ppo2", "--env=CartPole-v1", "--simulator=jax", "--n-steps=15", "--num-iteration=2"]
+    line = ["--algo=ppo2", "--env=CartPole-v1", "--simulator=jax", "--num-cpu=1", "--n-steps=15", "--num-iteration=2"]
     assert main([*line, f"--log-dir={tmp_path}"]) == 2
     assert "--nminibatches=4 does not divide" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
