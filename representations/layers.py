@@ -104,11 +104,15 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), border, dimension_numbers=_AXES)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> tuple:
+def _convolve_forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return convolve(x, kernel, stride, padding), (x, kernel)
 
 
-def _backward(stride: int, padding: int, kept: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _convolve_backward(
+    stride: int, padding: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
     border = ((padding, padding), (padding, padding))
     own = partial(
@@ -126,7 +130,7 @@ def _backward(stride: int, padding: int, kept: tuple, gradient: jax.Array) -> tu
     return of_x, jax.lax.platform_dependent(x, gradient, cpu=by_matmul, default=by_xla)
 
 
-convolve.defvjp(_forward, _backward)
+convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
