@@ -52,7 +52,7 @@ class Option:
         return "--" + self.name.replace("_", "-")
 
     def default_in(self, simulator: str | None) -> Any:
-        """The value that `launch/train.py` takes where none is given."""
+        """The value that `launch/train.py` takes where none is given, in the simulator "pybullet" or "jax"."""
         return self.default if self.jax_default is None or simulator != "jax" else self.jax_default
 
 
@@ -68,8 +68,7 @@ def option(
 ) -> Any:
     """Declare one field of `Config` or `Hyper` with its default, help text and valid range.
 
-    `jax_default` is what `launch/train.py` takes with `--simulator=jax` instead, where one process of PyBullet for each
-    environment is no reason for few of them.
+    `jax_default` is what `launch/train.py` takes with `--simulator=jax` instead of `default`.
     """
     limits = {"choices": choices, "minimum": minimum, "maximum": maximum}
     return dataclasses.field(

@@ -187,8 +187,9 @@ def apply_simulator_defaults(args: Namespace, parser: FlagParser) -> None:
         args: Parsed flags, `hyperparam` read and `simulator` resolved; set here.
         parser: The parser that made them.
     """
+    given = {*parser.given, *args.hyperparam}
     for option in algorithm_options(args.algo):
-        value, given = option.default_in(args.simulator), {*parser.given, *args.hyperparam}
+        value = option.default_in(args.simulator)
         if value != option.default and option.name not in given:
             setattr(args, option.name, value)
 
