@@ -33,7 +33,7 @@ def assert_same_gradients(f, g, x, kernel):
     aim = RNG.normal(size=jax.eval_shape(f, x, kernel).shape).astype(np.float32)
     ours, theirs = (jax.grad(lambda x, k, h=h: jnp.sum((h(x, k) - aim) ** 2), (0, 1))(x, kernel) for h in (f, g))
     for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("side", "stride", "padding"), [(7, 2, 3), (3, 1, 1), (3, 2, 1), (1, 2, 0), (4, 2, 0)])
