@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from envs import kuka_scene as scene
 from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, arm_frames, gripper_frames, link_poses, transform
-from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, finger_points, touches
+from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, finger_points, nothing_touched, touches
 from envs.device.kuka_motion import PRECISE, Solver, drive, held_up, inverse_kinematics, linear_response
 from envs.render.kuka_picture import ONE_BUTTON, KukaRenderer, KukaScene
 from envs.render.rasteriser import Poses, poses_of
@@ -177,7 +177,7 @@ class KukaButtonTwin:
             over |= steps > self.MAX_STEPS
             return arm, touch, steps + ~over, over
 
-        start = state.arm, touches((), state.buttons, self.BUTTON_STANDS), state.steps, jnp.zeros((), bool)
+        start = state.arm, nothing_touched(len(state.buttons)), state.steps, jnp.zeros((), bool)
         arm, touch, steps, _ = jax.lax.fori_loop(0, self._action_repeat, simulate, start)
         state, reward, terminated = self._judge(state._replace(arm=arm, steps=steps), touch)
         truncated = ~terminated & (steps > self.MAX_STEPS)

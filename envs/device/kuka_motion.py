@@ -30,57 +30,86 @@ JOINT_LIMITS = (2.96706, 2.0944, 2.96706, 2.0944, 2.96706, 2.0944, 3.05433)  # r
 SPEED_CHANGE = ((-0.33, 0.33), (-0.2, 0.3))
 
 
-class Stage(NamedTuple):
-    """Steps of inverse kinematics; a solver is a sequence of stages.
+class Solver(NamedTuple):
+    """Settings of inverse kinematics.
 
     Attributes:
         damping: Added to the diagonal of J J^T (m^2 and rad^2 alike).
-        linearisations: How often the Jacobian is computed.
-        steps: Least-squares steps for each Jacobian, on errors that the Jacobian predicts.
+        steps: Least-squares steps for each Jacobian, on errors that the Jacobian predicts. It is computed where the
+            steps before foretell the middle of those that share it, as in the midpoint rule of integration.
     """
 
     damping: float
-    linearisations: int
-    steps: int
+    steps: tuple[int, ...]
 
-
-Solver = tuple[Stage, ...]
 
 # PyBullet needs 3 to 6 steps for a point within reach; the angles after 4 are the same to 1e-5 rad, but for few.
-PRECISE: Solver = (Stage(damping=1e-5, linearisations=4, steps=1),)
+PRECISE = Solver(damping=1e-5, steps=(1, 1, 1, 1))
 # Without damping from the caller PyBullet takes 0.5, and its 20 steps leave a part of the error. The later ones change
-# little, so that three of them can share a Jacobian: the angles differ by 0.5 mrad on average.
-DAMPED: Solver = (Stage(damping=0.5, linearisations=5, steps=1), Stage(damping=0.5, linearisations=5, steps=3))
+# little, so that they can share Jacobians: the angles differ by 0.4 mrad on average.
+DAMPED = Solver(damping=0.5, steps=(1, 2, 3, 5, 9))
 
 
 def inverse_kinematics(angles: Scalars, point: Scalars, solver: Solver) -> Scalars:
     """Angles (7 scalars, rad) that bring link 6, pointing down, to a point (3 scalars, m), from present angles on."""
-    for stage in solver:
-        # The stage is bound now: the loop below is traced before the next one.
-        angles = jax.lax.fori_loop(
-            0, stage.linearisations, lambda _, angles, stage=stage: _improved(angles, point, stage), angles
-        )
+    steps = jnp.array((*solver.steps, 1), jnp.int32)
+    zero = jnp.zeros_like(angles[0])
+    # A loop also keeps XLA from computing what leads to a Jacobian again for each that follows.
+    angles, _ = jax.lax.fori_loop(
+        0,
+        len(solver.steps),
+        lambda index, now: _improved(now[0], now[1], point, solver.damping, steps[index], steps[index + 1] // 2),
+        (angles, (zero,) * scene.NUM_ARM_JOINTS),
+    )
     return angles
 
 
-def _improved(angles: Scalars, point: Scalars, stage: Stage) -> Scalars:
-    """The angles after the steps of one linearisation."""
-    frames = arm_frames(angles)
+def _improved(
+    angles: Scalars, ahead: Scalars, point: Scalars, damping: float, steps: Any, following: Any
+) -> tuple[Scalars, Scalars]:
+    """The angles after some steps that share a Jacobian.
+
+    Args:
+        angles: Where the steps begin (rad, 7 scalars).
+        ahead: From there to where the Jacobian is computed (rad, 7 scalars).
+        point: Where link 6 is to be (m, 3 scalars).
+        damping: As in `Solver`.
+        steps: How many, int32 [].
+        following: After how many more the next Jacobian is to be computed, int32 [].
+
+    Returns:
+        (angles after the steps, from there to where the next Jacobian is to be computed).
+    """
+    frames = arm_frames(tuple(angle + way for angle, way in zip(angles, ahead, strict=True)))
     jacobian = _jacobian(frames)
-    factor = _cholesky(_gram(jacobian, stage.damping))
-    error = _error(frames[-1], point)
-    total: Scalars = (0.0,) * 6
-    for _ in range(stage.steps):
-        solved = _solve(factor, error)
-        total = tuple(a + b for a, b in zip(total, solved, strict=True))
-        # (J J^T + damping I) solved = error, so what the step leaves of the error is damping * solved.
-        error = tuple(stage.damping * value for value in solved)
-    step = tuple(sum(a * b for a, b in zip(column, total, strict=True)) for column in jacobian)
+    factor = _cholesky(_gram(jacobian, damping))
+    back = _combined(tuple(zip(*jacobian, strict=True)), ahead)
+    error = tuple(there + way for there, way in zip(_error(frames[-1], point), back, strict=True))
+    solved, error = _solved(factor, error, damping, steps)
+    step = _combined(jacobian, solved)
     largest = abs(step[0])
     for value in step[1:]:
         largest = jnp.maximum(largest, abs(value))
     scale = jnp.minimum(1.0, MAX_STEP / jnp.maximum(largest, MAX_STEP))
-    return tuple(angle + scale * change for angle, change in zip(angles, step, strict=True))
+    angles = tuple(angle + scale * change for angle, change in zip(angles, step, strict=True))
+    return angles, _combined(jacobian, _solved(factor, error, damping, following)[0])
+
+
+def _solved(factor: list[list[Any]], error: Scalars, damping: float, steps: Any) -> tuple[Scalars, Scalars]:
+    """(what J^T turns into the change of the angles in some steps, the error after them)."""
+
+    def step(_: Any, carry: tuple[Scalars, Scalars]) -> tuple[Scalars, Scalars]:
+        total, error = carry
+        solved = _solve(factor, error)
+        # (J J^T + damping I) solved = error, so what the step leaves of the error is damping * solved.
+        return tuple(a + b for a, b in zip(total, solved, strict=True)), tuple(damping * value for value in solved)
+
+    return jax.lax.fori_loop(0, steps, step, (tuple(jnp.zeros_like(value) for value in error), error))
+
+
+def _combined(rows: tuple[Scalars, ...], weights: Scalars) -> Scalars:
+    """The sum of each row's products with the weights."""
+    return tuple(sum(a * b for a, b in zip(row, weights, strict=True)) for row in rows)
 
 
 def linear_response(angles: Scalars, solver: Solver) -> jax.Array:

@@ -62,7 +62,7 @@ class Kuka2ButtonTwin(KukaButtonTwin):
 
     def _judge(self, state: KukaState, touch: Touch) -> tuple[KukaState, jax.Array, jax.Array]:
         last = state.goal == 1
-        pressed = touch.cap | touch.body
+        pressed = [cap | body for cap, body in zip(touch.cap, touch.body, strict=True)]
         on_button = jnp.where(last, pressed[1], pressed[0])
         state, distance, failed = self._count(state, on_button, touch.table)
         done = ~last & (state.contacts >= scene.N_CONTACTS_BEFORE_TERMINATION)
