@@ -27,9 +27,14 @@ class OmniRobotDeviceRenderer(OmniRobotRenderer):
         return picture
 
     def _each(self, change: Callable[[Array], Array], patches: tuple[Patch, ...]) -> tuple[Patch, ...]:
-        # In a loop: outside it, XLA would work out the patches again and again for the change.
-        changed = jax.lax.map(change, jnp.stack([patch.rgb for patch in patches]))
-        return tuple(Patch(patch.corner, rgb) for patch, rgb in zip(patches, changed, strict=True))
+        # In a loop, half of the pixels at a time: outside it, XLA would work out the patches again and again.
+        pixels = jnp.concatenate([patch.rgb.reshape(-1, 3) for patch in patches])
+        count = len(pixels)
+        halves = jnp.pad(pixels, ((0, count % 2), (0, 0))).reshape(2, -1, 3)
+        changed = jax.lax.map(change, halves).reshape(-1, 3)[:count]
+        ends = np.cumsum([patch.rgb.shape[0] * patch.rgb.shape[1] for patch in patches])[:-1]
+        parts = zip(patches, jnp.split(changed, ends), strict=True)
+        return tuple(Patch(patch.corner, part.reshape(patch.rgb.shape)) for patch, part in parts)
 
     def _look_up(self, colours: Array) -> jax.Array:
         # In a loop: outside it, XLA would work out the palette anew for each pixel.

@@ -25,7 +25,6 @@ from envs.render.sampling import corners, framed, resize_positions, resized, und
 
 Array = Any  # of the array module in use
 ROBOT, TARGET = art.robot_marker(), art.target_marker()
-_SIDE = math.hypot(*np.maximum(ROBOT.weight.shape, TARGET.weight.shape)) + 4  # of the square that either fits in
 _SHIFTS = np.array([0, 8, 16, 24], np.uint32)  # of red, green, blue and cover in a word
 
 
@@ -96,7 +95,8 @@ class OmniRobotRenderer:
         words = self._texture(marker, noise)
         height, width = words.shape
         centre = camera_pixel(position)
-        (corner_column, columns), (corner_row, rows) = [self._window(along) for along in centre]
+        side = math.hypot(*marker.weight.shape) + 4  # of a square that holds it however it is turned
+        (corner_column, columns), (corner_row, rows) = [self._window(along, side) for along in centre]
         # Axes: row and column in the window, then the samples of a pixel down and across.
         right, below = columns[:, None, :] - centre[0], rows[:, None, :, None] - centre[1]
         shrink = 0.5**self._halvings
@@ -142,11 +142,11 @@ class OmniRobotRenderer:
         values = channels.astype(np.float32) * weight[..., None]
         return values.sum((2, 3)) / np.float32(self._samples**2)
 
-    def _window(self, centre: Array) -> tuple[Array, Array]:
-        """First pixel of the window around a coordinate of the camera, and where its pixels lie there."""
+    def _window(self, centre: Array, side: float) -> tuple[Array, Array]:
+        """First of the pixels that see a square around a coordinate of the camera, and where they lie there."""
         scale = arena.CROP / self.size
-        count = min(self.size, math.ceil(_SIDE / scale) + 3)
-        first = self.xp.floor((centre - _SIDE / 2 + 0.5) / scale - 1.0).astype(self.xp.int32)
+        count = min(self.size, math.ceil(side / scale) + 1)
+        first = self.xp.floor((centre - side / 2 + 0.5) / scale).astype(self.xp.int32)
         first = self.xp.clip(first, 0, self.size - count)
         return first, resize_positions(first + np.arange(count, dtype=np.int32), arena.CROP, self.size, self._samples)
 
@@ -156,14 +156,14 @@ class OmniRobotRenderer:
         return picture[row : row + rows, column : column + columns]
 
     def _put(self, picture: Array, patches: tuple[Patch, ...]) -> Array:
-        """A copy of a picture with patches of one size over it, the last on top."""
+        """A copy of a picture with patches over it, the last on top."""
         picture = picture.copy()
         for (row, column), rgb in patches:
             picture[row : row + len(rgb), column : column + rgb.shape[1]] = rgb
         return picture
 
     def _each(self, change: Callable[[Array], Array], patches: tuple[Patch, ...]) -> tuple[Patch, ...]:
-        """Patches of one size whose pictures are changed."""
+        """Patches whose colours are changed, each by itself."""
         return tuple(Patch(corner, change(rgb)) for corner, rgb in patches)
 
     def _look_up(self, colours: Array) -> Array:
