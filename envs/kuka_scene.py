@@ -69,6 +69,7 @@ MAX_VELOCITY = 0.35  # rad/s
 POSITION_GAIN, VELOCITY_GAIN = 0.3, 1.0
 # Joint index -> motor force [N m]: gripper yaw, left finger, left tip, right finger, right tip are all held at 0 rad.
 GRIPPER_FORCES = {7: 200.0, 8: 2.0, 10: 2.0, 11: 2.5, 13: 2.0}
+FOLDING_JOINTS = (8, 10, 11, 13)  # base and tip of the left finger, then of the right one
 WORKSPACE: Workspace = ((0.50, 0.65), (-0.17, 0.22), (0.0, 0.5))  # of the commanded point
 LARGE_WORKSPACE: Workspace = ((0.35, 0.65), (-0.30, 0.30), (0.0, 0.5))  # with a random target
 

@@ -1,11 +1,12 @@
 """The arm tasks in JAX: twins of the PyBullet environments in `envs/host/kuka_button.py` and `kuka_variants.py`.
 
 The arm is a kinematic chain whose motors never fail to hold it (`kuka_motion`), contacts are heights and distances
-(`kuka_contact`), and the gripper does not move.
+(`kuka_contact`), and the gripper does not move, but where fingers fold (`kuka_fingers`).
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 
 from envs import kuka_scene as scene
 from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, arm_frames, gripper_frames, link_poses, transform
-from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, finger_points, nothing_touched, touches
-from envs.device.kuka_motion import PRECISE, Solver, drive, held_up, inverse_kinematics, linear_response
+from envs.device.kuka_contact import BUTTON_Z, CAP_DOWN, CAP_UP, Touch, finger_points, nothing_touched, surface, touches
+from envs.device.kuka_fingers import pressed
+from envs.device.kuka_motion import PRECISE, Solver, drive, inverse_kinematics, lifted, linear_response
 from envs.render.kuka_picture import ONE_BUTTON, KukaRenderer, KukaScene
 from envs.render.rasteriser import Poses, poses_of
 from envs.types import Box, Discrete, Spec, TimeStep
@@ -22,7 +24,7 @@ from envs.types import Box, Discrete, Spec, TimeStep
 # Angles of the arm's joints (rad) once the scene has settled, measured in PyBullet; with joint actions the arm is held
 # at the initial ones.
 SETTLED_ANGLES = (0.0045859, 0.3386366, -0.0068436, -1.1197994, 0.0022873, 1.6831621, -0.0016031)
-_REST = (0.0,) * (scene.NUM_JOINTS - scene.NUM_ARM_JOINTS)  # angles of the gripper's joints
+_REST = (0.0,) * (scene.NUM_JOINTS - scene.NUM_ARM_JOINTS)  # angles of the gripper's joints, where they do not fold
 
 
 class ArmState(NamedTuple):
@@ -34,12 +36,15 @@ class ArmState(NamedTuple):
         point: float32 [3], where it is commanded to (m).
         finger: float32 [3], the left finger's centre of mass (m), where the last simulation step began: PyBullet
             reports it before it moves the bodies.
+        grip, grip_speeds: float32 [4], angles (rad) and speeds (rad/s) of the gripper's joints 8, 10, 11 and 13.
     """
 
     angles: jax.Array
     speeds: jax.Array
     point: jax.Array
     finger: jax.Array
+    grip: jax.Array
+    grip_speeds: jax.Array
 
 
 class KukaState(NamedTuple):
@@ -70,7 +75,7 @@ class KukaState(NamedTuple):
     @property
     def joints(self) -> jax.Array:
         """Angles of all joints (rad), float32 [14], as `kuka_arm.link_poses` takes them."""
-        return jnp.concatenate([self.arm.angles, jnp.array(_REST, jnp.float32)])
+        return jnp.concatenate([self.arm.angles, jnp.stack(_gripper_angles(self.arm))])
 
 
 class KukaButtonTwin:
@@ -93,8 +98,8 @@ class KukaButtonTwin:
     N_STEPS_OUTSIDE: ClassVar[int] = scene.N_STEPS_OUTSIDE_SAFETY_SPHERE
     BONUS_WHEN_DISCRETE: ClassVar[bool] = False
     BUTTON_STANDS: ClassVar[bool] = True
-    # Whether an episode goes on after 5 contacts, so that the arm may press until its fingers are folded.
-    PRESSES_ON: ClassVar[bool] = False
+    # Whether fingers fold when they are pressed on something. It matters where an episode goes on after 5 contacts.
+    FINGERS_FOLD: ClassVar[bool] = False
     SOLVER: ClassVar[Solver] = PRECISE
     SCENE: ClassVar[KukaScene] = ONE_BUTTON
     # Height of the target point (m).
@@ -142,7 +147,12 @@ class KukaButtonTwin:
         place_key, speed_key, command_key, noise_key = jax.random.split(key, 4)
         start = scene.INITIAL_JOINTS[: scene.NUM_ARM_JOINTS] if self._action_joints else SETTLED_ANGLES
         arm = ArmState(
-            jnp.array(start, jnp.float32), jnp.zeros(7), jnp.array(scene.INITIAL_POINT, jnp.float32), jnp.zeros(3)
+            jnp.array(start, jnp.float32),
+            jnp.zeros(7),
+            jnp.array(scene.INITIAL_POINT, jnp.float32),
+            jnp.zeros(3),
+            jnp.zeros(4),
+            jnp.zeros(4),
         )
         arm = self._shake(arm, command_key)
         state = self.situation(arm, self._places(place_key), self._speed(speed_key), noise_key)
@@ -307,17 +317,20 @@ class KukaButtonTwin:
     def _advance(self, arm: ArmState, command: jax.Array, buttons: jax.Array) -> tuple[ArmState, Touch]:
         """One simulation step, in which PyBullet looks for contacts before it moves the arm."""
         frames = arm_frames(tuple(arm.angles))
-        gripper = gripper_frames(frames[-1], _REST)
-        fingers = finger_points(gripper)
-        touch = touches(fingers, buttons, self.BUTTON_STANDS)
+        gripper = gripper_frames(frames[-1], _gripper_angles(arm) if self.FINGERS_FOLD else _REST)
+        touch = touches(finger_points(gripper), buttons, self.BUTTON_STANDS)
         if self._action_joints:
             moved = _move(arm, arm.angles + command, frames)
         else:
             arm = arm._replace(point=self._displaced(arm.point, command))
             moved = _move(arm, jnp.stack(inverse_kinematics(tuple(arm.angles), tuple(arm.point), self.SOLVER)))
-        if self.PRESSES_ON:
-            held = held_up(tuple(arm.angles), tuple(moved.angles), frames, fingers[0][0])
-            moved = moved._replace(angles=jnp.where(touch.blocked, jnp.stack(held), moved.angles))
+        if self.FINGERS_FOLD:
+            palm = gripper_frames(arm_frames(tuple(moved.angles))[-1], _REST)[0]
+            grip, speeds, rise = pressed(
+                tuple(arm.grip), tuple(arm.grip_speeds), gripper, palm, functools.partial(surface, buttons)
+            )
+            angles = jnp.stack(lifted(tuple(moved.angles), frames, gripper[0].origin, rise))
+            moved = moved._replace(angles=angles, grip=jnp.stack(grip), grip_speeds=jnp.stack(speeds))
         finger = jnp.stack(transform(gripper[1], CENTRES_OF_MASS[scene.FINGER_LINK]))
         return moved._replace(finger=finger), touch
 
@@ -353,6 +366,12 @@ def _move(arm: ArmState, targets: jax.Array, frames: tuple[Frame, ...] | None = 
     """The arm after one simulation step of its motors towards target angles [7] (rad); `frames` as `drive` has them."""
     angles, speeds = drive(tuple(arm.angles), tuple(arm.speeds), tuple(targets), frames)
     return arm._replace(angles=jnp.stack(angles), speeds=jnp.stack(speeds))
+
+
+def _gripper_angles(arm: ArmState) -> tuple[jax.Array, ...]:
+    """Angles of joints 7 to 13 (rad)."""
+    zero = jnp.zeros_like(arm.grip[0])
+    return zero, arm.grip[0], zero, arm.grip[1], arm.grip[2], zero, arm.grip[3]
 
 
 def _finger(angles: jax.Array) -> jax.Array:

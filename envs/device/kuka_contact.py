@@ -2,8 +2,8 @@
 
 The lowest parts of the gripper are the lower edges of its two finger tips, 12 mm long; three points of each stand for
 them. Beside a button, higher parts of a finger meet the side of its cap before the tip meets the table. In PyBullet the
-tips give way (2 N m hold them) and fold up, so that the arm goes on almost as if nothing were there, until they are
-folded and the arm cannot sink further: see `FOLDED`.
+fingers give way (2 N m hold them) and fold up, so that the arm goes on almost as if nothing were there: see
+`kuka_fingers`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ CAP_DOWN = 0.005  # of the cap's frame above the base while it is not driven
 CAP_UP = 0.01  # how far the cap is driven up in every step; at a reset it is down
 _CAP_TOP, _BODY_TOP = BUTTON_Z + 0.035 + CAP_UP, BUTTON_Z + 0.03
 _TABLE_TOP, _TABLE_X, _TABLE_Y = -0.195, (-0.25, 1.25), 0.5
-FOLDED = 0.03  # how deep below a cap's top the arm can bring its tips, were they stiff
 _MARGIN, _NEAR = 0.001, 0.00073
 _CAP_RADIUS, _BODY_RADIUS = 0.09 + 2 * _MARGIN, 0.1 + 2 * _MARGIN
 
@@ -53,7 +52,6 @@ class Touch(NamedTuple):
         cap: bool [] for each button, whether it touches its cap.
         body: bool [] for each button, whether it touches its green parts.
         table: bool [], whether it touches the table.
-        blocked: bool [], whether a folded tip on a cap keeps the arm from sinking.
     """
 
     # Not arrays [buttons]: XLA computes all that leads to an array made of parts once more for each part. With them, a
@@ -61,7 +59,6 @@ class Touch(NamedTuple):
     cap: tuple[jax.Array, ...]
     body: tuple[jax.Array, ...]
     table: jax.Array
-    blocked: jax.Array
 
 
 def finger_points(gripper: tuple[Frame, ...]) -> tuple[tuple[Vector, ...], ...]:
@@ -91,19 +88,28 @@ def touches(fingers: tuple[tuple[Vector, ...], ...], buttons: jax.Array, stand: 
         tuple(cap for touch in touched for cap in touch.cap),
         tuple(body for touch in touched for body in touch.body),
         functools.reduce(operator.and_, (touch.table for touch in touched)),
-        _any([touch.blocked for touch in touched]),
     )
+
+
+def surface(buttons: jax.Array, x: Any, y: Any) -> Any:
+    """Height (m) at which a finger touches what is below a point x, y (m): cap or rim of a button, or the table."""
+    height: Any = _TABLE_TOP + _MARGIN
+    for button in buttons:
+        square = (x - button[0]) * (x - button[0]) + (y - button[1]) * (y - button[1])
+        height = jnp.where(square < _BODY_RADIUS * _BODY_RADIUS, _BODY_TOP + 2 * _MARGIN, height)
+        height = jnp.where(square < _CAP_RADIUS * _CAP_RADIUS, _CAP_TOP + 2 * _MARGIN, height)
+    return height
 
 
 def nothing_touched(buttons: int) -> Touch:
     """No contact, with that many buttons."""
     no = jnp.zeros((), bool)
-    return Touch((no,) * buttons, (no,) * buttons, no, no)
+    return Touch((no,) * buttons, (no,) * buttons, no)
 
 
 def _touch(fingers: tuple[tuple[Vector, ...], ...], button: Vector, stand: bool) -> Touch:
     """What the fingers touch if this button, its x and y given (m), is the only one."""
-    cap, body, table, blocked = [], [], [], []
+    cap, body, table = [], [], []
     edge = len(_EDGE)
     for finger in fingers:
         squared = [(x - button[0]) * (x - button[0]) + (y - button[1]) * (y - button[1]) for x, y, _ in finger]
@@ -123,8 +129,7 @@ def _touch(fingers: tuple[tuple[Vector, ...], ...], button: Vector, stand: bool)
         for inside, (x, y, z) in zip(above, finger[: len(_EDGE + _RINGS)], strict=False):
             over = (z < _TABLE_TOP + _MARGIN + _NEAR) & (x > _TABLE_X[0]) & (x < _TABLE_X[1]) & (abs(y) < _TABLE_Y)
             table.append(over & ~inside)
-        blocked += [inside & (z < _CAP_TOP - FOLDED) for inside, (_, _, z) in zip(above, finger[:edge], strict=False)]
-    return Touch((_any(cap),), (_any(body),), _any(table), _any(blocked))
+    return Touch((_any(cap),), (_any(body),), _any(table))
 
 
 def _any(flags: list[Any]) -> Any:

@@ -162,22 +162,21 @@ def drive(
     return moved, wanted
 
 
-def held_up(angles: Scalars, moved: Scalars, frames: tuple[Frame, ...], point: Scalars) -> Scalars:
-    """Angles after a step in which nothing may sink: `moved` without what would lower a point of the gripper.
+def lifted(angles: Scalars, frames: tuple[Frame, ...], point: Scalars, rise: Any) -> Scalars:
+    """Angles that put a point higher, by the smallest change of them.
 
     Args:
-        angles: Of joints 0 to 6 (rad) before the step.
-        moved: The same after a step in free air.
-        frames: Frames of links 0 to 6 before the step.
-        point: The point (m), before the step.
+        angles: Of joints 0 to 6 (rad).
+        frames: Frames of links 0 to 6.
+        point: The point (m).
+        rise: How much higher (m).
     """
     lift = [
         (frame.axes[2][0] * (point[1] - frame.origin[1])) - frame.axes[2][1] * (point[0] - frame.origin[0])
         for frame in frames
     ]
-    sinking = sum(rate * (new - old) for rate, new, old in zip(lift, moved, angles, strict=True))
-    share = jnp.minimum(sinking, 0.0) / sum(rate * rate for rate in lift)
-    return tuple(new - rate * share for rate, new in zip(lift, moved, strict=True))
+    share = rise / sum(rate * rate for rate in lift)
+    return tuple(angle + rate * share for rate, angle in zip(lift, angles, strict=True))
 
 
 def _error(effector: Frame, point: Scalars) -> Scalars:

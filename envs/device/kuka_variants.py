@@ -43,7 +43,7 @@ class Kuka2ButtonTwin(KukaButtonTwin):
     SOLVER: ClassVar[Solver] = DAMPED
     SCENE: ClassVar[KukaScene] = TWO_BUTTONS
     TARGET_Z: ClassVar[float] = scene.TWO_TARGET_Z
-    PRESSES_ON: ClassVar[bool] = True
+    FINGERS_FOLD: ClassVar[bool] = True
 
     def _pick_workspace(self) -> scene.Workspace:
         return scene.LARGE_WORKSPACE

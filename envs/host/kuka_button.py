@@ -169,6 +169,7 @@ class KukaButtonGymEnv(SRLGymEnv):
         Returns:
             angles, speeds: float32 [7], of the arm's joints (rad, rad/s).
             point, finger: float32 [3], where the arm is commanded to and where its left finger is (m).
+            grip, grip_speeds: float32 [4], of the gripper's joints 8, 10, 11 and 13 (rad, rad/s).
             buttons: float32 [buttons, 2], x and y of the buttons (m).
             speed: float32, of the buttons along y (m a step).
             goal, contacts, steps_outside, steps: int32, as the attributes of the twin's `KukaState`.
@@ -179,6 +180,8 @@ class KukaButtonGymEnv(SRLGymEnv):
         places = [p.getBasePositionAndOrientation(button, physicsClientId=client)[0][:2] for button in self._buttons]
         arm: dict[str, Any] = {"angles": [joint[0] for joint in joints], "speeds": [joint[1] for joint in joints]}
         arm |= {"point": self._arm.point, "finger": self._finger}
+        grip = p.getJointStates(self._arm.body, scene.FOLDING_JOINTS, physicsClientId=client)
+        arm |= {"grip": [joint[0] for joint in grip], "grip_speeds": [joint[1] for joint in grip]}
         counts = {"contacts": self._contacts, "steps_outside": self._steps_outside, "steps": self._steps}
         counts["goal"] = self._buttons.index(self._button)
         return {

@@ -13,7 +13,7 @@ from envs.device.kuka_variants import Kuka2ButtonTwin, KukaMovingButtonTwin, Kuk
 from envs.host.gymnasium_env import spec_of
 from envs.host.kuka_button import KukaButtonGymEnv
 from envs.host.kuka_variants import Kuka2ButtonGymEnv, KukaMovingButtonGymEnv, KukaRandButtonGymEnv
-from tests.envs.device.kuka_pairs import Played, play_host, play_twin, quiet
+from tests.envs.device.kuka_pairs import Played, goal_directed, play_host, play_twin, quiet
 
 PAIRS = {
     "button": (KukaButtonGymEnv, KukaButtonTwin),
@@ -73,16 +73,18 @@ def test_twin_follows_pybullet(name, options, policy) -> None:
 
 # What does not reach its figure, and by how much: the mark is known, the twin is not good enough there.
 SHORT = {
-    ("rand", "random"): "objects on the table stop the arm: 38 mm at most, where 15 mm are asked for",
-    ("rand", "goal"): "objects on the table stop the arm: 63 mm at most, where 15 mm are asked for",
-    ("two", "random"): "fingers dragged across a button: 41 to 56 mm at most, where 15 mm are asked for",
+    ("rand", True, "random"): "objects on the table stop the arm: 38 mm at most, where 15 mm are asked for",
+    ("rand", True, "goal"): "objects on the table stop the arm: 63 mm at most, where 15 mm are asked for",
+    ("two", False, "random"): "fingers dragged over the edge of a cap: 45 mm at most, where 15 mm are asked for",
 }
 FIFTY_EPISODES = [
     pytest.param(
         name,
         options,
         policy,
-        marks=[pytest.mark.xfail(strict=True, reason=SHORT[name, policy])] if (name, policy) in SHORT else [],
+        marks=[pytest.mark.xfail(strict=True, reason=SHORT[name, "random_target" in options, policy])]
+        if (name, "random_target" in options, policy) in SHORT
+        else [],
     )
     for name, options in (
         ("button", {}),
@@ -137,6 +139,33 @@ def test_own_pictures_are_those_of_the_hosts_start() -> None:
     host.close()
     _, ours = jax.jit(twin.reset)(jax.random.key(0))
     assert np.abs(np.asarray(ours).astype(int) - theirs).mean() < 8
+
+
+@pytest.mark.slow
+def test_pressed_fingers_fold_as_in_pybullet() -> None:
+    """An arm that sinks on a cap, slides and rises: fingers bend at tips and bases, and stretch again.
+
+    Which joint gives way first is a matter of tenths of a millimetre, so that single presses differ.
+    """
+    host, twin = quiet(Kuka2ButtonGymEnv)(), quiet(Kuka2ButtonTwin)()
+    host.action_space.seed(0)
+    rng, step = np.random.default_rng(0), jax.jit(twin.step)
+    theirs, ours = [], []
+    for seed in range(8):
+        host.reset(seed=seed)
+        while not host.situation()["contacts"]:
+            host.step(goal_directed(host, rng))
+        state = twin.state_of(host)
+        for action in [4] * 60 + [2] * 15 + [5] * 120:
+            host.step(action)
+            state, _ = step(state, jnp.int32(action))
+            theirs.append(host.situation()["grip"])
+            ours.append(np.asarray(state.arm.grip))
+        np.testing.assert_allclose(ours[-1], 0, atol=0.02)
+    host.close()
+    bent, error = np.abs(theirs), np.abs(np.array(theirs) - np.array(ours))
+    assert bent.max() > 1, "the fingers were not pressed"
+    assert error.sum() < 0.6 * bent.sum(), "stiff fingers would be off by 1"
 
 
 @pytest.mark.parametrize("name", ["two", "moving"])
