@@ -173,7 +173,7 @@ _LUNAR_LANDER = _task(
             1_000_000,
             _zoo(242, 32),
             "--num-cpu=16 --n-steps=1024 --nminibatches=256 --noptepochs=4 --gamma=0.999 --lam=0.98 --ent-coef=0.01 "
-            "--learning-rate=3e-4",
+            "--learning-rate=3e-4 --lr-schedule=constant --noclip-value --vf-coef=1 --nonormalize",
         ),
         "deepq": (100_000, _zoo(154, 79), _DQN_256),
     },
@@ -192,7 +192,7 @@ _LUNAR_LANDER_CONTINUOUS = _task(
             1_000_000,
             _zoo(271, 32),
             "--num-cpu=16 --n-steps=1024 --nminibatches=256 --noptepochs=4 --gamma=0.999 --lam=0.98 --ent-coef=0.01 "
-            "--learning-rate=3e-4",
+            "--learning-rate=3e-4 --lr-schedule=constant --noclip-value --vf-coef=1 --nonormalize",
         ),
         "ddpg": (
             300_000,
