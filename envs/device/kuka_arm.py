@@ -103,7 +103,7 @@ def arm_frames(angles: tuple[Any, ...]) -> tuple[Frame, ...]:
     for angle, (joint_height, joint_standing) in zip(angles, _ARM, strict=True):
         # With all joints at 0 they lie on one vertical line: the way from frame to frame is along the base's z.
         way = tuple(axis[2] * (joint_height - height) for axis in standing)
-        x, y, z = (rotate(frame.axes, tuple(_dot(old, new) for old in standing)) for new in joint_standing)
+        x, y, z = (rotate(frame.axes, tuple(dot(old, new) for old in standing)) for new in joint_standing)
         frame = Frame(transform(frame, way), (*turn(x, y, angle), z))
         standing, height = joint_standing, joint_height
         frames.append(frame)
@@ -140,14 +140,14 @@ def transform(frame: Frame, point: Vector) -> Vector:
 
 def rotate(axes: Rotation, vector: Vector) -> Vector:
     """A vector given along `axes`, in the world."""
-    return tuple(_dot(vector, components) for components in zip(*axes, strict=True))
+    return tuple(dot(vector, components) for components in zip(*axes, strict=True))
 
 
 def turn(first: Vector, second: Vector, angle: Any) -> tuple[Vector, Vector]:
     """Two axes of a frame after a turn by `angle` (rad) about the third one, from the first towards the second."""
     weights = cosine_sine(angle)
-    new = tuple(_dot(weights, pair) for pair in zip(first, second, strict=True))
-    return new, tuple(_dot((weights[0], -weights[1]), pair) for pair in zip(second, first, strict=True))
+    new = tuple(dot(weights, pair) for pair in zip(first, second, strict=True))
+    return new, tuple(dot((weights[0], -weights[1]), pair) for pair in zip(second, first, strict=True))
 
 
 def cosine_sine(angle: Any) -> tuple[Any, Any]:
@@ -168,7 +168,18 @@ def cosine_sine(angle: Any) -> tuple[Any, Any]:
     return jnp.where((quadrant == 1) | (quadrant == 2), -first, first), jnp.where(quadrant >= 2, -second, second)
 
 
-def _dot(first: tuple[Any, ...], second: tuple[Any, ...]) -> Any:
+def minus(first: Vector, second: Vector) -> Vector:
+    """The difference of two vectors."""
+    return tuple(a - b for a, b in zip(first, second, strict=True))
+
+
+def swept(axis: Vector, origin: Vector, point: Vector) -> Vector:
+    """Velocity (m/s) of a point (m) that turns at 1 rad/s about an axis, a unit vector, through an origin (m)."""
+    (ax, ay, az), (rx, ry, rz) = axis, minus(point, origin)
+    return ay * rz - az * ry, az * rx - ax * rz, ax * ry - ay * rx
+
+
+def dot(first: tuple[Any, ...], second: tuple[Any, ...]) -> Any:
     """Sum of products; factors that are the constant 0 cost nothing, which XLA may not assume of floats."""
     terms = [a * b for a, b in zip(first, second, strict=True) if not (_is_zero(a) or _is_zero(b))]
     return sum(terms[1:], terms[0]) if terms else 0.0

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from envs import kuka_scene as scene
-from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, Vector, transform
+from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, dot, swept, transform
 
 Scalars = tuple[Any, ...]
 
@@ -51,28 +51,16 @@ def _inertia(frames: tuple[Frame, ...]) -> tuple[tuple[list[Any], list[Any]], An
     centres = [transform(frame, centre) for frame, centre in zip(frames, _CENTRES, strict=True)]
     rows: tuple[list[Any], list[Any]] = ([], [])
     weight = 0.0
-    levers = [[_moved_by(frame, centre) for centre in centres] for frame in frames]
+    levers = [[swept(frame.axes[2], frame.origin, centre) for centre in centres] for frame in frames]
     for j, frame in enumerate(frames):
         for i in (0, 1):
-            axes = _dot(frames[i].axes[2], frame.axes[2])
+            axes = dot(frames[i].axes[2], frame.axes[2])
             rows[i].append(
                 sum(
-                    _MASSES[k] * _dot(levers[i][k], levers[j][k]) + _INERTIAS[k] * axes
+                    _MASSES[k] * dot(levers[i][k], levers[j][k]) + _INERTIAS[k] * axes
                     for k in range(max(i, j), scene.NUM_ARM_JOINTS)
                 )
             )
     for k in range(1, scene.NUM_ARM_JOINTS):
         weight -= _MASSES[k] * scene.GRAVITY_Z * levers[1][k][2]
     return rows, weight
-
-
-def _moved_by(frame: Frame, point: Vector) -> Vector:
-    """Velocity (m/s) of a point when the joint of a frame turns at 1 rad/s."""
-    (ox, oy, oz), (ax, ay, az), (x, y, z) = frame.origin, frame.axes[2], point
-    rx, ry, rz = x - ox, y - oy, z - oz
-    return ay * rz - az * ry, az * rx - ax * rz, ax * ry - ay * rx
-
-
-def _dot(first: Vector, second: Vector) -> Any:
-    """Scalar product."""
-    return sum(a * b for a, b in zip(first, second, strict=True))

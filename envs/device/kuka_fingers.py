@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from envs import kuka_scene as scene
-from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, Vector, transform
+from envs.device.kuka_arm import CENTRES_OF_MASS, Frame, Vector, dot, minus, swept, transform
 
 Scalars = tuple[Any, ...]
 Support = Callable[[Any, Any], Any]  # x and y of a point (m) -> height of the surface below it (m)
@@ -106,8 +106,7 @@ def pressed(
     free = []
     for index, finger in enumerate(fingers):
         for joint in (0, 1):
-            push = finger.mobility[0][joint] * finger.weight[0] + finger.mobility[1][joint] * finger.weight[1]
-            free.append(speeds[2 * index + joint] + scene.TIME_STEP * push)
+            free.append(speeds[2 * index + joint] + scene.TIME_STEP * dot(finger.mobility[joint], finger.weight))
     wanted = tuple(-angle * (_MOTOR_GAIN / scene.TIME_STEP) for angle in angles)
     speeds, rise = _settled(tuple(free), wanted, fingers)
     after = tuple(angle + scene.TIME_STEP * speed for angle, speed in zip(angles, speeds, strict=True))
@@ -130,15 +129,11 @@ def _finger(
     axis = palm.axes[1]
     hinge, knuckle = links[0].origin, links[2].origin
 
-    def swept(point: Vector) -> tuple[Vector, Vector]:
-        """Velocity (m/s) of a point of the tip for 1 rad/s of the base, and of the tip."""
-        return _cross(axis, _minus(point, hinge)), _cross(axis, _minus(point, knuckle))
-
     centres = [transform(link, CENTRES_OF_MASS[7 + first + i]) for i, link in enumerate(links)]
-    bases, tip = [swept(centre)[0] for centre in centres], swept(centres[2])[1]
-    base_mass = _MASS * sum(_dot(base, base) for base in bases) + sum(_INERTIAS)
-    both = _MASS * _dot(bases[2], tip) + _INERTIAS[2]
-    tip_mass = _MASS * _dot(tip, tip) + _INERTIAS[2]
+    bases, tip = [swept(axis, hinge, centre) for centre in centres], swept(axis, knuckle, centres[2])
+    base_mass = _MASS * sum(dot(base, base) for base in bases) + sum(_INERTIAS)
+    both = _MASS * dot(bases[2], tip) + _INERTIAS[2]
+    tip_mass = _MASS * dot(tip, tip) + _INERTIAS[2]
     scale = 1.0 / (base_mass * tip_mass - both * both)
     mobility = ((tip_mass * scale, -both * scale), (-both * scale, base_mass * scale))
     gravity = _MASS * scene.GRAVITY_Z
@@ -146,12 +141,12 @@ def _finger(
 
     def contact(point: Vector, distance: Any, of_tip: bool) -> Contact:
         """The contact that a point (m) at a distance (m) above what is below it may have."""
-        base, tip = swept(point)
-        inside = _minus(point, palm.origin)
-        there = transform(moved, tuple(_dot(inside, along) for along in palm.axes))
+        base, tip = swept(axis, hinge, point), swept(axis, knuckle, point) if of_tip else (0.0, 0.0, 0.0)
+        inside = minus(point, palm.origin)
+        there = transform(moved, tuple(dot(inside, along) for along in palm.axes))
         carried = tuple((new - old) / scene.TIME_STEP for new, old in zip(there, point, strict=True))
         share = jnp.where(distance > 0, 1.0, _RECOVERY) / scene.TIME_STEP
-        return Contact(base, tip if of_tip else (0.0, 0.0, 0.0), carried, -distance * share, distance < _NEAR)
+        return Contact(base, tip, carried, -distance * share, distance < _NEAR)
 
     tips = [transform(links[2], (side * x, _MIDDLE, z)) for x, z in _TIP]
     lowest = _lowest(tips, support, None)
@@ -171,8 +166,8 @@ def _lowest(points: list[Vector], support: Support, other: Vector | None) -> tup
         distance = point[2] - support(point[0], point[1])
         distance = jnp.where(distance < -_DEEP, 1.0, distance)
         if other is not None:
-            away = _minus(point, other)
-            distance = jnp.where(_dot(away, away) < _APART * _APART, 1.0, distance)
+            away = minus(point, other)
+            distance = jnp.where(dot(away, away) < _APART * _APART, 1.0, distance)
         nearer = distance < least
         best = tuple(jnp.where(nearer, new, old) for new, old in zip(point, best, strict=True))
         least = jnp.where(nearer, distance, least)
@@ -230,15 +225,15 @@ def _touching(
 ) -> tuple[Scalars, Any, Scalars]:
     """(speeds of a finger's joints, rise of the palm, impulse of a contact (N s, x, y, z)) after the contact's turn."""
     directions = [(contact.base[i], contact.tip[i]) for i in range(3)]
-    answers = [tuple(mobility[0][j] * base + mobility[1][j] * tip for j in (0, 1)) for base, tip in directions]
-    ease = [_dot(direction, answer) for direction, answer in zip(directions, answers, strict=True)]
-    speed = _dot(directions[2], joints) + contact.carried[2] + rise
+    answers = [tuple(dot(row, direction) for row in mobility) for direction in directions]
+    ease = [dot(direction, answer) for direction, answer in zip(directions, answers, strict=True)]
+    speed = dot(directions[2], joints) + contact.carried[2] + rise
     normal = impulse[2] + (contact.gap - speed) / (ease[2] + _PALM_MOBILITY)
     normal = jnp.where(contact.near, jnp.maximum(normal, 0.0), 0.0)
     joints = _pushed(joints, answers[2], normal - impulse[2])
     rise = rise + _PALM_MOBILITY * (normal - impulse[2])
     friction = [
-        impulse[i] - (_dot(directions[i], joints) + contact.carried[i]) / (ease[i] + _SIDEWAYS_MOBILITY) for i in (0, 1)
+        impulse[i] - (dot(directions[i], joints) + contact.carried[i]) / (ease[i] + _SIDEWAYS_MOBILITY) for i in (0, 1)
     ]
     # Both directions together stay within the cone.
     size = jnp.sqrt(friction[0] * friction[0] + friction[1] * friction[1])
@@ -252,19 +247,3 @@ def _touching(
 def _pushed(joints: Scalars, answer: Scalars, impulse: Any) -> Scalars:
     """Speeds of a finger's joints after an impulse, whose answer is their change for 1 N s (or N m s)."""
     return tuple(speed + change * impulse for speed, change in zip(joints, answer, strict=True))
-
-
-def _minus(first: Vector, second: Vector) -> Vector:
-    """Difference."""
-    return tuple(a - b for a, b in zip(first, second, strict=True))
-
-
-def _dot(first: Scalars, second: Scalars) -> Any:
-    """Scalar product."""
-    return sum(a * b for a, b in zip(first, second, strict=True))
-
-
-def _cross(first: Vector, second: Vector) -> Vector:
-    """Vector product."""
-    (ax, ay, az), (bx, by, bz) = first, second
-    return ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from envs import kuka_scene as scene
-from envs.device.kuka_arm import Frame, arm_frames
+from envs.device.kuka_arm import Frame, arm_frames, swept
 from envs.device.kuka_dynamics import reachable_speeds
 
 Scalars = tuple[Any, ...]
@@ -171,10 +171,7 @@ def lifted(angles: Scalars, frames: tuple[Frame, ...], point: Scalars, rise: Any
         point: The point (m).
         rise: How much higher (m).
     """
-    lift = [
-        (frame.axes[2][0] * (point[1] - frame.origin[1])) - frame.axes[2][1] * (point[0] - frame.origin[0])
-        for frame in frames
-    ]
+    lift = [swept(frame.axes[2], frame.origin, point)[2] for frame in frames]
     share = rise / sum(rate * rate for rate in lift)
     return tuple(angle + rate * share for rate, angle in zip(lift, angles, strict=True))
 
@@ -199,13 +196,8 @@ def _error(effector: Frame, point: Scalars) -> Scalars:
 
 def _jacobian(frames: tuple[Frame, ...]) -> tuple[Scalars, ...]:
     """Columns [7][6] of the Jacobian: velocity (m/s) and rotation (rad/s) of the last frame for 1 rad/s of a joint."""
-    columns = []
-    x, y, z = frames[-1].origin
-    for frame in frames:
-        (ox, oy, oz), (ax, ay, az) = frame.origin, frame.axes[2]
-        rx, ry, rz = x - ox, y - oy, z - oz
-        columns.append((ay * rz - az * ry, az * rx - ax * rz, ax * ry - ay * rx, ax, ay, az))
-    return tuple(columns)
+    point = frames[-1].origin
+    return tuple((*swept(frame.axes[2], frame.origin, point), *frame.axes[2]) for frame in frames)
 
 
 def _gram(columns: tuple[Scalars, ...], damping: float) -> list[list[Any]]:

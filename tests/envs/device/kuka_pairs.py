@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pybullet as p
 
-from envs import kuka_scene as scene
 from envs.device.kuka_button import ArmState, KukaButtonTwin
 from envs.host.kuka_button import KukaButtonGymEnv
 
@@ -66,17 +64,8 @@ def goal_directed(env: Any, rng: np.random.Generator) -> Any:
 
 def start_of(env: KukaButtonGymEnv) -> Start:
     """The start of the episode that the host has just been reset to."""
-    states = p.getJointStates(env._arm.body, range(7), physicsClientId=env._client)
-    grip = p.getJointStates(env._arm.body, scene.FOLDING_JOINTS, physicsClientId=env._client)
-    arm = ArmState(
-        np.array([state[0] for state in states], np.float32),
-        np.array([state[1] for state in states], np.float32),
-        np.array(env._arm.point, np.float32),
-        np.array(env.getGroundTruth(), np.float32),
-        *(np.array(values, np.float32) for values in zip(*((g[0], g[1]) for g in grip), strict=True)),
-    )
-    places = [p.getBasePositionAndOrientation(body, physicsClientId=env._client)[0][:2] for body in env._buttons]
-    return Start(arm, np.array(places, np.float32), np.float32(getattr(env, "_speed", 0.0)))
+    now = env.situation()
+    return Start(ArmState(*(now[name] for name in ArmState._fields)), now["buttons"], now["speed"])
 
 
 def play_host(env: Any, episodes: int, policy: str, seed: int, most: int) -> tuple[Start, np.ndarray, Played]:
