@@ -1,8 +1,9 @@
-"""ARS: augmented random search of linear policies (Mania, Guy and Recht 2018, arXiv 1803.07055, algorithm 2)."""
+"""ARS: augmented random search of policies (Mania, Guy and Recht 2018, arXiv 1803.07055, algorithm 2)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.evolution import add_episodes, choose, episode_returns
+from agents.common.flat_policy import flat_policy
 from agents.common.normalizer import RunningStats, init_stats, normalize
 from agents.options import option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
@@ -23,6 +25,8 @@ class Config:
 
     num_population: int = option(10, "Directions per update; each is played forth and back.", minimum=1)
     algo_type: str = option("v2", "v2 standardises states, v1 does not.", choices=("v1", "v2"))
+    policy: str = option("linear", "Policy: a matrix, as in the paper, or an mlp.", choices=("linear", "mlp"))
+    net_arch: tuple = option((16,), "Hidden layers (ReLU) of the mlp.", minimum=1)
     deterministic: bool = option(False, "Play the best discrete action instead of sampling one while exploring.")
 
 
@@ -40,14 +44,14 @@ jax.tree_util.register_dataclass(Hyper)
 
 
 class Acting(NamedTuple):
-    """The linear policy: weights M [obs, action] and observation statistics (() where not standardised)."""
+    """The policy: weights M, [obs, outputs] or one vector for an mlp, and statistics (() where not standardised)."""
 
     weights: jax.Array
     stats: RunningStats | tuple[()]
 
 
 class Search(NamedTuple):
-    """The current generation: directions delta [population, obs, action] and their scale nu []."""
+    """The current generation: directions delta [population, *shape of M] and their scale nu []."""
 
     directions: jax.Array
     noise: jax.Array
@@ -58,11 +62,11 @@ def search_step(returns: jax.Array, directions: jax.Array, hyper: Hyper) -> tupl
 
     Args:
         returns: Episode returns [population, 2], with the direction added and subtracted.
-        directions: delta [population, obs, action].
+        directions: delta [population, *shape of M].
         hyper: Step size, number of directions kept, largest amplitude.
 
     Returns:
-        (step [obs, action], standard deviation of the returns kept []).
+        (step [*shape of M], standard deviation of the returns kept []).
     """
     kept = jnp.argsort(jnp.argsort(-returns.max(axis=1))) < hyper.top_population
     weight = kept / jnp.sum(kept)
@@ -70,46 +74,72 @@ def search_step(returns: jax.Array, directions: jax.Array, hyper: Hyper) -> tupl
     spread = jnp.sqrt(jnp.sum(weight[:, None] * (returns - mean) ** 2) / 2)
     scale = hyper.step_size / jnp.maximum(jnp.sum(kept) * spread, 1.0 / hyper.max_step_amplitude)
     gain = jnp.where(kept, returns[:, 0] - returns[:, 1], 0.0)
-    return scale * jnp.einsum("k,kda->da", gain, directions), spread
+    return scale * jnp.tensordot(gain, directions, axes=1), spread
 
 
-def flat(acting: Acting, obs: jax.Array) -> jax.Array:
-    """Observations [N, *obs_shape] standardised and flattened, float32 [N, inputs]."""
-    return normalize(acting.stats, obs).reshape(obs.shape[0], -1).astype(jnp.float32)
+class Policy(NamedTuple):
+    """A policy as functions.
+
+    Attributes:
+        outputs: Function (weights M, obs [N, *obs_shape]) -> outputs [N, outputs].
+        init: Function (key) -> M at the start of the search.
+    """
+
+    outputs: Callable[[jax.Array, jax.Array], jax.Array]
+    init: Callable[[jax.Array], jax.Array]
 
 
-def outputs(acting: Acting, obs: jax.Array) -> jax.Array:
-    """The linear policy's outputs [N, outputs] for observations [N, *obs_shape]."""
-    return flat(acting, obs) @ acting.weights
+def policy_of(spec: Spec, config: Config) -> Policy:
+    """The policy that the options ask for.
+
+    Raises:
+        ValueError: An mlp is to observe pictures.
+    """
+    if config.policy == "mlp":
+        if spec.pixels:
+            raise ValueError(f"--policy=mlp is for states, {spec.id} observes pictures: use --policy=linear")
+        policy = flat_policy(spec, tuple(config.net_arch), "ars")
+        return Policy(policy.outputs, policy.init)
+    shape = (math.prod(spec.obs_shape), spec.action.n if isinstance(spec.action, Discrete) else spec.action.size)
+    return Policy(
+        lambda weights, obs: obs.reshape(obs.shape[0], -1).astype(jnp.float32) @ weights,
+        lambda key: jnp.zeros(shape),
+    )
 
 
 def make(spec: Spec, config: Config) -> Agent:
     """Build ARS for an environment. Environment 2k plays M + nu delta_k, environment 2k+1 plays M - nu delta_k.
 
     Raises:
-        ValueError: The environment has no episode limit, so an episode might never end.
+        ValueError: The environment has no episode limit, so an episode might never end, or `policy_of` refuses.
     """
     if spec.max_episode_steps is None:
         raise ValueError(f"ars plays whole episodes, but {spec.id} has no limit of episode steps")
     discrete = isinstance(spec.action, Discrete)
-    num_outputs = spec.action.n if isinstance(spec.action, Discrete) else spec.action.size
-    shape = (config.num_population, math.prod(spec.obs_shape), num_outputs)
+    policy = policy_of(spec, config)
     standardise = config.algo_type == "v2" and not spec.pixels
 
-    def draw(key: jax.Array, hyper: Hyper) -> Search:
-        return Search(jax.random.normal(key, shape), jnp.asarray(hyper.exploration_noise, jnp.float32))
+    def draw(key: jax.Array, weights: jax.Array, hyper: Hyper) -> Search:
+        directions = jax.random.normal(key, (config.num_population, *weights.shape))
+        return Search(directions, jnp.asarray(hyper.exploration_noise, jnp.float32))
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         stats = init_stats(spec.obs_shape) if standardise else ()
-        return AgentState(Acting(jnp.zeros(shape[1:]), stats), draw(key, hyper))
+        weights_key, search_key = jax.random.split(key)
+        weights = policy.init(weights_key)
+        return AgentState(Acting(weights, stats), draw(search_key, weights, hyper))
 
     def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict[str, Any]]:
-        out = outputs(state.acting, obs)
+        acting, search = state
+        x = normalize(acting.stats, obs)
         if explore:
-            x = flat(state.acting, obs).reshape(config.num_population, -1, shape[1])  # pairs (+, -)
-            sign = jnp.asarray([1.0, -1.0])[None, :, None]
-            moved = sign * state.learning.noise * jnp.einsum("kpd,kda->kpa", x, state.learning.directions)
-            out = out + moved.reshape(out.shape)
+            step = search.noise * search.directions
+            members = jnp.stack([acting.weights + step, acting.weights - step], axis=1)
+            members = members.reshape(2 * config.num_population, *acting.weights.shape)
+            out = jax.vmap(policy.outputs)(members, x.reshape(len(members), -1, *spec.obs_shape))
+            out = out.reshape(obs.shape[0], -1)
+        else:
+            out = policy.outputs(acting.weights, x)
         return choose(out, discrete, key, explore and not config.deterministic), {}
 
     def update(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> tuple:
@@ -122,10 +152,11 @@ def make(spec: Spec, config: Config) -> Agent:
             "fitness_spread": spread,
             "step_norm": jnp.linalg.norm(step),
         }
-        return AgentState(Acting(acting.weights + step, add_episodes(acting.stats, batch)), draw(key, hyper)), metrics
+        weights = acting.weights + step
+        return AgentState(Acting(weights, add_episodes(acting.stats, batch)), draw(key, weights, hyper)), metrics
 
     def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
-        out = outputs(state.acting, obs)
+        out = policy.outputs(state.acting.weights, normalize(state.acting.stats, obs))
         return jax.nn.softmax(out) if discrete else out
 
     traits = Traits(

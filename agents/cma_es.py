@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from agents.base_classes import JaxAlgorithm
 from agents.common import cma
 from agents.common.evolution import add_episodes, choose, episode_returns
+from agents.common.flat_policy import FlatPolicy, flat_policy
 from agents.common.memory import available_memory
 from agents.common.normalizer import RunningStats, init_stats, normalize
 from agents.options import option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Discrete, Spec
-from networks.torsos import MLP, SmallCNN
 
 MOST_FULL = 2000  # parameters; beyond them `auto` takes a diagonal covariance
 
@@ -73,50 +70,15 @@ class Search(NamedTuple):
     member_return: jax.Array
 
 
-class Policy(nn.Module):
-    """A small network with linear outputs: logits or the action.
-
-    Attributes:
-        spec: What it plays.
-        sizes: Hidden layers where it observes states; none is a linear policy.
-    """
-
-    spec: Spec
-    sizes: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, obs: jax.Array) -> jax.Array:
-        """Map [..., *obs_shape] to [..., outputs]."""
-        action = self.spec.action
-        torso = SmallCNN() if self.spec.pixels else MLP(self.sizes, "relu", len(self.spec.obs_shape))
-        return nn.Dense(action.n if isinstance(action, Discrete) else action.size)(torso(obs))
-
-
-def flat_policy(spec: Spec, config: Config) -> tuple[Callable[[jax.Array, jax.Array], jax.Array], int]:
-    """The policy that the options ask for, as a function of its parameters in one vector.
-
-    Returns:
-        (function (weights [n], obs [..., *obs_shape]) -> outputs [..., outputs], n).
+def policy_of(spec: Spec, config: Config) -> FlatPolicy:
+    """The policy that the options ask for.
 
     Raises:
         ValueError: A linear policy or an mlp is to observe pictures, or they are too small for the cnn.
     """
     if spec.pixels and config.policy != "auto":
         raise ValueError(f"--policy={config.policy} is for states, {spec.id} observes pictures: use --policy=auto")
-    if spec.pixels and min(spec.obs_shape[:2]) < SmallCNN.smallest:
-        size = "x".join(map(str, spec.obs_shape[:2]))
-        raise ValueError(f"cma-es needs pictures of at least {SmallCNN.smallest} pixels a side, {spec.id} gives {size}")
-    net = Policy(spec, () if config.policy == "linear" else tuple(config.net_arch))
-    shapes = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype))
-    leaves, structure = jax.tree.flatten(shapes)
-    ends = np.cumsum([leaf.size for leaf in leaves])
-
-    def outputs(weights: jax.Array, obs: jax.Array) -> jax.Array:
-        parts = jnp.split(weights, ends[:-1])
-        params = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-        return cast(jax.Array, net.apply(jax.tree.unflatten(structure, params), obs))
-
-    return outputs, int(ends[-1])
+    return flat_policy(spec, () if config.policy == "linear" else tuple(config.net_arch), "cma-es")
 
 
 def strategy_constants(config: Config, dimension: int) -> cma.Constants:
@@ -147,7 +109,8 @@ def make(spec: Spec, config: Config) -> Agent:
     if spec.max_episode_steps is None:
         raise ValueError(f"cma-es plays whole episodes, but {spec.id} has no limit of episode steps")
     discrete = isinstance(spec.action, Discrete)
-    outputs, dimension = flat_policy(spec, config)
+    policy = policy_of(spec, config)
+    outputs, dimension = policy.outputs, policy.size
     constants = strategy_constants(config, dimension)
     standardise = config.normalize and not spec.pixels
 

@@ -84,7 +84,11 @@ _CARTPOLE = _task(
             "--exploration-fraction=0.16 --exploration-final-eps=0.04 --net-arch=256,256 "
             "--target-network-update-freq=10 --learning-starts=1000 --noprioritized --nodueling --nonormalize",
         ),
-        "ars": (50_000, _zoo(500, 0), "--num-population=4 --top-population=2 --step-size=0.1 --exploration-noise=0.1"),
+        "ars": (
+            50_000,
+            _zoo(500, 0),
+            "--num-population=2 --top-population=2 --step-size=0.02 --exploration-noise=0.05 --deterministic",
+        ),
     },
 )
 _DQN_256 = (
@@ -150,7 +154,7 @@ _PENDULUM = _task(
         "ars": (
             2_000_000,
             _zoo(-213, 160),
-            "--num-population=32 --top-population=16 --step-size=0.1 --exploration-noise=0.1",
+            "--policy=mlp --num-population=32 --top-population=32 --step-size=0.2 --exploration-noise=0.2",
         ),
     },
 )

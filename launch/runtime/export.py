@@ -19,6 +19,7 @@ import numpy as np
 from agents import ars, cma_es, ddpg, deepq, sac
 from agents.base_classes import JaxAlgorithm
 from agents.common import normalizer, on_policy
+from agents.common.flat_policy import flat_policy
 from agents.registry import AlgoType, registered_rl
 from envs.types import Box
 from launch.runtime import numpy_policy, trees
@@ -112,10 +113,11 @@ def numpy_layers(algorithm: JaxAlgorithm) -> tuple[Tensors, Layers]:
         chain.mlp("actor/params/MLP_0", "relu")
         chain.dense("actor/params/Dense_0")
         chain.layers += [{"kind": "tanh"}, {"kind": "affine", **_bounds(spec.action)}]
-    elif isinstance(acting, ars.Acting):
+    elif isinstance(acting, ars.Acting) and config.policy == "linear":
         chain.layers += [{"kind": "flatten"}, {"kind": "dense", "kernel": chain.take("weights")}]
-    elif isinstance(acting, cma_es.Acting) and not spec.pixels:
-        chain.leaves |= _unflattened(acting, spec, config)
+    elif isinstance(acting, ars.Acting | cma_es.Acting) and not spec.pixels:
+        sizes = () if config.policy == "linear" else tuple(config.net_arch)
+        chain.leaves |= trees.named_leaves(flat_policy(spec, sizes, algorithm.name).params(acting.weights))
         chain.layers.append({"kind": "flatten"})
         chain.mlp("params/MLP_0", "relu")
         chain.dense("params/Dense_0")
@@ -196,16 +198,6 @@ class _Chain:
 
 def _bounds(action: Any) -> dict[str, list[float]]:
     return {"low": list(action.low), "high": list(action.high)}
-
-
-def _unflattened(acting: cma_es.Acting, spec: Any, config: Any) -> Tensors:
-    """The parameters of a policy of cma-es by name, out of their one vector."""
-    net = cma_es.Policy(spec, () if config.policy == "linear" else tuple(config.net_arch))
-    template = jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype))
-    leaves, structure = jax.tree.flatten(template)
-    parts = np.split(np.asarray(acting.weights), np.cumsum([leaf.size for leaf in leaves])[:-1])
-    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-    return {name: np.asarray(leaf) for name, leaf in trees.named_leaves(jax.tree.unflatten(structure, shaped)).items()}
 
 
 def write_export(algorithm: JaxAlgorithm, folder: Path) -> tuple[list[Path], str | None]:

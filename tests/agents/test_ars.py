@@ -144,6 +144,33 @@ def test_each_environment_plays_its_own_side(algo_type: str) -> None:
     np.testing.assert_allclose(agent.act(state, obs[:1], KEY, False)[0][0, 0], x[0] @ weights, rtol=1e-4, atol=1e-5)
 
 
+def test_an_mlp_starts_at_random_and_each_environment_plays_its_own_side() -> None:
+    hyper, agent = hyper_of(), agent_of(algo_type="v1", policy="mlp", net_arch=(3,))
+    state = agent.init(KEY, hyper)
+    obs = np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32)
+    weights, directions = np.asarray(state.acting.weights), np.asarray(state.learning.directions)
+    assert weights.shape == (3 + 2 * 3 + 1 + 3,)
+    assert directions.shape == (3, *weights.shape)
+    assert np.count_nonzero(weights) == 2 * 3 + 3  # biases are 0
+
+    def outputs(w: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Bias and kernel of the output, then those of the hidden layer."""
+        return np.maximum(w[4:7] + x @ w[7:].reshape(2, 3), 0.0) @ w[1:4] + w[0]
+
+    expected = [outputs(weights + (-1) ** n * 0.5 * directions[n // 2], obs[n]) for n in range(6)]
+    np.testing.assert_allclose(agent.act(state, obs, KEY, True)[0][:, 0], expected, rtol=1e-4, atol=1e-5)
+    greedy = [outputs(weights, x) for x in obs]
+    np.testing.assert_allclose(agent.act(state, obs, KEY, False)[0][:, 0], greedy, rtol=1e-4, atol=1e-5)
+    after, _ = agent.update(state, episodes([3.0, -5.0, 0.0, 2.0, 1.0, -1.0]), KEY, hyper, CLOCK)
+    moved = 0.1 / (2 * 3.082207) * (8 * directions[0] - 2 * directions[1])
+    np.testing.assert_allclose(after.acting.weights - weights, moved, atol=1e-5)
+
+
+def test_an_mlp_is_refused_for_pictures() -> None:
+    with pytest.raises(ValueError, match="--policy=mlp is for states, pictures observes pictures: use --policy=linear"):
+        agent_of(Spec("pictures", (64, 64, 3), "uint8", Discrete(3), 4), policy="mlp")
+
+
 def test_discrete_actions_are_sampled_while_exploring() -> None:
     hyper = hyper_of()
     sampling, greedy = agent_of(DISCRETE, algo_type="v1"), agent_of(DISCRETE, algo_type="v1", deterministic=True)

@@ -71,6 +71,7 @@ MORE_CASES = [
     ("deepq", *STATES, CHOICE, {"dueling": False, "net_arch": (32,)}),
     ("ddpg", *STATES, VECTOR, {}),
     ("ars", *STATES, VECTOR, {"algo_type": "v1"}),
+    ("ars", *STATES, VECTOR, {"policy": "mlp"}),
     ("cma-es", *STATES, VECTOR, {}),
     ("cma-es", *STATES, CHOICE, {"policy": "linear"}),
     ("sac", *PICTURES, VECTOR, {"buffer_size": 256}),
