@@ -58,7 +58,7 @@ jax.tree_util.register_dataclass(Hyper)
 
 def make(spec: Spec, config: Config) -> Agent:
     """Build A2C for an environment."""
-    policy = ActorCriticPolicy.of(spec, config)
+    policy = ActorCriticPolicy.of(spec, config, rollout_length=config.n_steps)
 
     def rmsprop(hyper: Hyper) -> optax.GradientTransformation:
         # As in TensorFlow, which the published results used: average starts at 1, epsilon under the root.

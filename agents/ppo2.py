@@ -111,7 +111,7 @@ def make(spec: Spec, config: Config) -> Agent:
             f"--nminibatches={config.nminibatches} does not divide the batch of {config.num_cpu} environments x "
             f"{config.n_steps} steps = {batch_size}"
         )
-    policy = ActorCriticPolicy.of(spec, config)
+    policy = ActorCriticPolicy.of(spec, config, rollout_length=config.n_steps)
     adam = optax.scale_by_adam(eps=1e-5)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:

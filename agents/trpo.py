@@ -35,6 +35,10 @@ class Config:
     activation: str = option("tanh", "Activation of the hidden layers.", choices=("tanh", "relu"))
     log_std_init: float = option(0.0, "Initial log standard deviation of continuous actions.")
     ortho_init: bool = option(True, "Start dense layers orthogonal; otherwise uniform, as in PyTorch.")
+    use_sde: bool = option(False, "Explore by noise that depends on the state (continuous actions).")
+    sde_sample_freq: int = option(
+        -1, "Steps of an episode that this noise is kept for; -1 for a rollout's.", minimum=-1
+    )
     normalize: bool = option(True, "Standardise states by their running mean and variance.")
     normalize_reward: bool = option(False, "Divide rewards by the running deviation of returns.")
 
@@ -100,7 +104,7 @@ def make(spec: Spec, config: Config) -> Agent:
         raise ValueError(
             f"--vf-batchsize={config.vf_batchsize} does not divide --timesteps-per-batch={config.timesteps_per_batch}"
         )
-    policy = ActorCriticPolicy.of(spec, config)
+    policy = ActorCriticPolicy.of(spec, config, rollout_length=config.timesteps_per_batch)
     adam = optax.scale_by_adam(eps=1e-8)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:

@@ -80,9 +80,9 @@ _CARTPOLE = _task(
         "deepq": (
             50_000,
             _zoo(500, 0),
-            "--buffer-size=100000 --learning-rate=2.3e-3 --batch-size=64 --train-freq=256 --gradient-steps=128 "
+            "--buffer-size=50000 --learning-rate=5e-4 --batch-size=64 --train-freq=256 --gradient-steps=128 "
             "--exploration-fraction=0.16 --exploration-final-eps=0.04 --net-arch=256,256 "
-            "--target-network-update-freq=10 --learning-starts=1000 --noprioritized --nodueling --nonormalize",
+            "--target-network-update-freq=10 --learning-starts=1000 --noprioritized --nodueling --nodouble",
         ),
         "ars": (
             50_000,
@@ -155,6 +155,50 @@ _PENDULUM = _task(
             2_000_000,
             _zoo(-213, 160),
             "--policy=mlp --num-population=32 --top-population=32 --step-size=0.2 --exploration-noise=0.2",
+        ),
+    },
+)
+_MOUNTAIN_CAR = _task(
+    "MountainCarContinuous-v0",
+    "--env=MountainCarContinuous-v0 --continuous",
+    {
+        "a2c": (
+            100_000,
+            _zoo(91, 0),
+            "--num-cpu=4 --n-steps=100 --learning-rate=7e-4 --ent-coef=0 --use-sde --sde-sample-freq=16 "
+            "--log-std-init=0 --noortho-init --normalize-reward --epsilon=1e-10",
+        ),
+        "trpo": (
+            50_000,
+            _zoo(92, 0),
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --fisher-stride=1 --cg-iters=15 --cg-damping=0.1 "
+            "--vf-iters=10 --vf-stepsize=1e-3 --entcoeff=0 --use-sde --sde-sample-freq=16 --normalize-reward",
+        ),
+        "ppo2": (
+            20_000,
+            _zoo(88, 3),
+            "--num-cpu=1 --n-steps=8 --nminibatches=1 --noptepochs=10 --gamma=0.9999 --lam=0.9 "
+            "--learning-rate=7.77e-5 --lr-schedule=constant --ent-coef=0.00429 --cliprange=0.1 --noclip-value "
+            "--vf-coef=0.38 --max-grad-norm=5 --use-sde --log-std-init=-3.29 --noortho-init --normalize-reward",
+        ),
+        "ddpg": (
+            300_000,
+            _zoo(94, 0),
+            "--noise-action=ou --noise-action-sigma=0.5 --actor-lr=1e-3 --critic-lr=1e-3 --tau=0.005 --critic-l2-reg=0 "
+            "--memory-limit=200000 --learning-starts=1000 --nb-rollout-steps=16 --nb-train-steps=16 --batch-size=100 "
+            "--nonormalize",
+        ),
+        "sac": (
+            50_000,
+            _zoo(95, 1),
+            "--buffer-size=50000 --batch-size=512 --noauto-ent-coef --ent-coef=0.1 --train-freq=32 --gradient-steps=32 "
+            "--gamma=0.9999 --tau=0.01 --learning-starts=0 --use-sde --log-std-init=-3.67 --net-arch=64,64 "
+            "--nonormalize",
+        ),
+        "ars": (
+            500_000,
+            _zoo(97, 1),
+            "--policy=mlp --num-population=4 --top-population=4 --step-size=0.06 --exploration-noise=0.3",
         ),
     },
 )
@@ -287,6 +331,7 @@ TABLE: tuple[Entry, ...] = (
     *_CARTPOLE,
     *_ACROBOT,
     *_PENDULUM,
+    *_MOUNTAIN_CAR,
     *_LUNAR_LANDER,
     *_LUNAR_LANDER_CONTINUOUS,
     *_REACHER,

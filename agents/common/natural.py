@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from optax.tree import add_scale, vdot
 
-from agents.common.distributions import Categorical, DiagGaussian
+from agents.common.distributions import Distribution
 
 RESIDUAL = 1e-10  # squared norm of the residual at which conjugate gradients are done
 BACKTRACKS = 10  # step sizes that the line search tries, each half of the one before
@@ -22,9 +22,7 @@ KL_SLACK = 1.5  # by how much the divergence may exceed its limit: the limit hol
 TINY = 1e-30  # keeps divisions by what may be zero finite
 
 
-def fisher_product(
-    policy: Callable[[Any], Categorical | DiagGaussian], params: Any, damping: ArrayLike
-) -> Callable[[Any], Any]:
+def fisher_product(policy: Callable[[Any], Distribution], params: Any, damping: ArrayLike) -> Callable[[Any], Any]:
     """Return the function v -> (F + damping I) v, with F the Fisher matrix of a policy, averaged over its batch.
 
     F is the Hessian of the Kullback-Leibler divergence from the policy at `params`, where the divergence has its

@@ -118,11 +118,14 @@ class ActorCriticPolicy:
         )
 
     @classmethod
-    def of(cls, spec: Spec, config: Any, action_values: bool = False) -> ActorCriticPolicy:
-        """The policy that an algorithm's `Config` describes; what it does not declare keeps its default."""
+    def of(cls, spec: Spec, config: Any, action_values: bool = False, rollout_length: int = 0) -> ActorCriticPolicy:
+        """The policy that an algorithm's `Config` describes; what it does not declare keeps its default.
+
+        State-dependent noise is kept for `rollout_length` steps where the options do not say for how many.
+        """
         noise_steps = 0
         if getattr(config, "use_sde", False):
-            noise_steps = config.sde_sample_freq if config.sde_sample_freq > 0 else config.n_steps
+            noise_steps = config.sde_sample_freq if config.sde_sample_freq > 0 else rollout_length
         return cls(
             spec,
             config.net_arch,

@@ -11,42 +11,52 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from agents.common.distributions import Categorical, DiagGaussian
+from agents.common.distributions import Categorical, DiagGaussian, Distribution, StateDependentGaussian
 from agents.common.natural import conjugate_gradient, fisher_product, line_search, scaled_step
 
 OBS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
 
-def network(continuous: bool) -> tuple[Any, dict]:
+KINDS = ["discrete", "continuous", "state-dependent"]
+
+
+def network(kind: str) -> tuple[Any, dict]:
     """A policy with a hidden layer, (params, obs [..., 3]) -> distribution, and parameters."""
     rng = np.random.default_rng(1)
-    shapes = {"first": (3, 4), "last": (4, 2 if continuous else 3)} | ({"log_std": (2,)} if continuous else {})
+    shapes: dict[str, tuple[int, ...]] = {"first": (3, 4), "last": (4, 3 if kind == "discrete" else 2)}
+    shapes |= {"discrete": {}, "continuous": {"log_std": (2,)}, "state-dependent": {"log_std": (4, 2)}}[kind]
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
-    def policy(p: dict, obs: np.ndarray) -> Categorical | DiagGaussian:
-        out = jnp.tanh(obs @ p["first"]) @ p["last"]
-        return DiagGaussian(out, p["log_std"]) if continuous else Categorical(out)
+    def policy(p: dict, obs: np.ndarray) -> Distribution:
+        features = jnp.tanh(obs @ p["first"])
+        if kind == "discrete":
+            return Categorical(features @ p["last"])
+        if kind == "continuous":
+            return DiagGaussian(features @ p["last"], p["log_std"])
+        return StateDependentGaussian(features @ p["last"], p["log_std"], jax.lax.stop_gradient(features))
 
     return policy, params
 
 
-def outcomes(pi: Categorical | DiagGaussian) -> tuple[np.ndarray, np.ndarray]:
+def outcomes(pi: Distribution) -> tuple[np.ndarray, np.ndarray]:
     """Actions [A, ...] of one distribution with weights [A] under which the expectation of the Fisher matrix is exact.
 
     A Gaussian's score is quadratic in the action and its outer product quartic: five Gauss-Hermite nodes are exact.
     """
     if isinstance(pi, Categorical):
         return np.arange(3), np.asarray(pi.probabilities())
+    if isinstance(pi, StateDependentGaussian):
+        pi = pi.gaussian()
     nodes, weights = np.polynomial.hermite_e.hermegauss(5)
     grid = np.array(list(itertools.product(nodes, repeat=2)))
     weight = np.prod(list(itertools.product(weights / weights.sum(), repeat=2)), axis=1)
     return (np.asarray(pi.mean) + np.exp(np.asarray(pi.log_std)) * grid).astype(np.float32), weight
 
 
-@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
-def test_fisher_product_is_that_of_the_matrix_of_score_products(continuous: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_fisher_product_is_that_of_the_matrix_of_score_products(kind: str) -> None:
     """F = mean over samples of E_a [score scoreᵀ], entry by entry, plus the damping."""
-    policy, params = network(continuous)
+    policy, params = network(kind)
     flat, unravel = ravel_pytree(params)
     score = jax.jit(jax.vmap(jax.grad(lambda p, o, a: policy(unravel(p), o).log_prob(a)), (None, None, 0)))
     matrix = np.zeros((flat.size, flat.size))
@@ -66,9 +76,9 @@ def test_fisher_product_is_that_of_the_matrix_of_score_products(continuous: bool
         np.testing.assert_allclose(got, matrix + damping * np.eye(flat.size), atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("continuous", [False, True], ids=["discrete", "continuous"])
-def test_divergence_is_the_expected_difference_of_log_probabilities(continuous: bool) -> None:
-    policy, params = network(continuous)
+@pytest.mark.parametrize("kind", KINDS)
+def test_divergence_is_the_expected_difference_of_log_probabilities(kind: str) -> None:
+    policy, params = network(kind)
     other = jax.tree.map(lambda x: 2.0 * x + 0.3, params)
     for obs in OBS:
         pi, qi = policy(params, obs), policy(other, obs)

@@ -162,7 +162,7 @@ def test_actor_critics_solve_all_probes(name: str, on_host: bool, continuous: bo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "iterations"), [("a2c", 3000), ("ppo2", 100)])
+@pytest.mark.parametrize(("name", "iterations"), [("a2c", 3000), ("ppo2", 100), ("trpo", 100)])
 def test_state_dependent_noise_solves_all_probes(name: str, iterations: int) -> None:
     module, algorithm, _ = LEARNERS[name]
     options = options_for(name, True) | SDE | {"net_arch": ()}
