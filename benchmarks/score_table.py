@@ -127,9 +127,10 @@ _PENDULUM = _task(
         "a2c": (
             1_000_000,
             _zoo(-163, 103),
-            "--num-cpu=8 --n-steps=8 --learning-rate=7e-4 --lr-schedule=linear --gamma=0.9 --lam=0.9 --vf-coef=0.4 "
+            "--num-cpu=8 --n-steps=8 --learning-rate=2e-3 --lr-schedule=linear --gamma=0.9 --lam=0.9 --vf-coef=0.4 "
             # PyTorch adds its 1e-5 to the root, not under it.
-            "--ent-coef=0 --log-std-init=-2 --use-sde --noortho-init --normalize-reward --epsilon=1e-10",
+            "--ent-coef=0 --log-std-init=-2 --use-sde --noortho-init --activation=relu --normalize-reward "
+            "--epsilon=1e-10",
         ),
         "trpo": (
             100_000,
