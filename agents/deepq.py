@@ -14,7 +14,8 @@ from agents.common.normalizer import RunningStats, init_stats, normalize, observ
 from agents.common.off_policy import check_replay, copied, gradient_steps, iterations_of
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.replay import Minibatch, Priorities, PrioritizedSampler, Replay, ReplayMemory, UniformSampler
-from agents.options import option
+from agents.common.schedules import schedule
+from agents.options import LR_SCHEDULES, option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Discrete, Spec
 from networks.values import Encoder, QNetwork
@@ -37,6 +38,7 @@ class Config:
     target_network_update_freq: int = option(
         500, "Steps between copies to the target network.", minimum=1, search=(10, 10000)
     )
+    lr_schedule: str = option("constant", "Learning-rate schedule.", choices=LR_SCHEDULES)
     net_arch: tuple = option((64, 64), "Hidden layers.", minimum=1)
     normalize: bool = option(True, "Standardise states by their running mean and variance.")
 
@@ -123,7 +125,8 @@ def gradient_step(
 
     (value, error), grads = jax.value_and_grad(loss, has_aux=True)(acting.params)
     grads, grad_norm = clip_by_global_norm(grads, hyper.max_grad_norm)
-    params, optimizer = descend(parts.adam, acting.params, learning.optimizer, grads, hyper.learning_rate)
+    rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
+    params, optimizer = descend(parts.adam, acting.params, learning.optimizer, grads, rate)
     priorities = sampler.update(learning.priorities, place, data.weight * error, hyper.prioritized_alpha)
     metrics = {"loss": value, "td_error": jnp.mean(jnp.abs(error)), "grad_norm": grad_norm}
     return params, optimizer, priorities, metrics

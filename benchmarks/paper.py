@@ -68,10 +68,10 @@ LEARNER = {"nav": ("--num-cpu=32",), "arm": ("--num-cpu=64", "--n-steps=128", "-
 STATES = ("--learning-rate=1e-3",)
 PIXELS = ("--learning-rate=5e-4", "--gamma=0.95", "--vf-coef=0.1", "--max-grad-norm=5", "--noclip-value")
 # Besides, where the learner sees true positions. In one dimension the distance to the target does not tell that the
-# robot stands at a wall; two of them do. Two of a moving button show where it goes, some 300 steps before the end.
+# robot stands at a wall; two of them do. Four of a moving button show where it goes, some 300 steps before the end.
 POSITIONS = {
     "nav1d": ("--num-stack=2", "--ent-coef=0.03"),
-    "arm_moving": ("--num-stack=2", "--gamma=0.999", "--lam=0.98", "--ent-coef=0.003"),
+    "arm_moving": ("--num-stack=4", "--gamma=0.999", "--lam=0.98", "--ent-coef=0.001"),
 }
 PRESETS: dict[str, dict[str, int]] = {
     "small": {"image_size": 64, "num_seeds": 3, "num_timesteps": 500_000, "epochs": 10},

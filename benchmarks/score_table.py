@@ -80,7 +80,8 @@ _CARTPOLE = _task(
         "deepq": (
             50_000,
             _zoo(500, 0),
-            "--buffer-size=50000 --learning-rate=5e-4 --batch-size=64 --train-freq=256 --gradient-steps=128 "
+            "--buffer-size=50000 --learning-rate=1e-3 --lr-schedule=linear --batch-size=64 --train-freq=256 "
+            "--gradient-steps=128 "
             "--exploration-fraction=0.16 --exploration-final-eps=0.04 --net-arch=256,256 "
             "--target-network-update-freq=10 --learning-starts=1000 --noprioritized --nodueling --nodouble",
         ),
@@ -199,7 +200,7 @@ _MOUNTAIN_CAR = _task(
         "ars": (
             500_000,
             _zoo(97, 1),
-            "--policy=mlp --num-population=4 --top-population=4 --step-size=0.06 --exploration-noise=0.3",
+            "--num-population=4 --top-population=4 --step-size=0.02 --exploration-noise=0.1",
         ),
     },
 )
