@@ -128,7 +128,7 @@ def gradient_step(
     rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
     params, optimizer = descend(parts.adam, acting.params, learning.optimizer, grads, rate)
     priorities = sampler.update(learning.priorities, place, data.weight * error, hyper.prioritized_alpha)
-    metrics = {"loss": value, "td_error": jnp.mean(jnp.abs(error)), "grad_norm": grad_norm}
+    metrics = {"loss": value, "td_error": jnp.mean(jnp.abs(error)), "grad_norm": grad_norm, "learning_rate": rate}
     return params, optimizer, priorities, metrics
 
 

@@ -15,6 +15,7 @@ from agents import deepq, sac
 from agents.common.distributions import TanhGaussian
 from agents.common.off_policy import ActionBounds, gradient_steps, iterations_of, track
 from agents.common.replay import Minibatch
+from agents.types import Clock, Transition
 from envs.types import Box, Discrete, Spec
 from networks.values import Critics, Encoder, QNetwork, SquashedGaussianActor
 
@@ -56,6 +57,25 @@ def test_td_errors_are_those_of_rlax(double: bool, dueling: bool) -> None:
     # the target is a constant: only the value of the action that was played is learned
     by_target = jax.grad(lambda t: deepq.td_error(network, params, t, data, double).sum())(target)
     assert all(np.all(np.asarray(g) == 0) for g in jax.tree.leaves(by_target))
+
+
+def test_steps_of_deepq_fall_with_the_schedule() -> None:
+    """Adam's first step is the learning rate in each parameter whose gradient is not tiny."""
+    options = {"lr_schedule": "linear", "learning_starts": 0, "batch_size": 4, "buffer_size": 16, "prioritized": False}
+    learner = deepq.DeepQ()
+    config, hyper = learner.configure(options | {"learning_rate": 0.01, "normalize": False})
+    agent, rng = deepq.make(Spec("states", (3,), "float32", Discrete(4), 10), config), np.random.default_rng(0)
+    obs, reward = rng.normal(size=(2, 4, 1, 3)).astype(np.float32), rng.normal(size=(4, 1)).astype(np.float32)
+    no = np.zeros((4, 1), bool)
+    batch = Transition(obs[0], rng.integers(4, size=(4, 1)).astype(np.int32), reward, no, no, obs[1], {})
+    tree = learner.hyper_tree(hyper)
+    before = agent.init(KEY, tree)
+    for progress in (0.0, 0.75):
+        clock = Clock(jnp.int32(0), jnp.float32(progress))
+        after, metrics = jax.jit(agent.update)(before, batch, KEY, tree, clock)
+        change = jax.tree.map(lambda new, old: jnp.abs(new - old).max(), after.acting.params, before.acting.params)
+        np.testing.assert_allclose(max(jax.tree.leaves(change)), 0.01 * (1 - progress), rtol=1e-3)
+        np.testing.assert_allclose(metrics["learning_rate"], 0.01 * (1 - progress), rtol=1e-5)
 
 
 def test_dueling_is_a_switch_and_centres_the_advantage() -> None:
