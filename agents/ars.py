@@ -98,13 +98,19 @@ def policy_of(spec: Spec, config: Config) -> Policy:
     if config.policy == "mlp":
         if spec.pixels:
             raise ValueError(f"--policy=mlp is for states, {spec.id} observes pictures: use --policy=linear")
-        policy = flat_policy(spec, tuple(config.net_arch), "ars")
+        policy = flat_policy(spec, tuple(config.net_arch))
         return Policy(policy.outputs, policy.init)
     shape = (math.prod(spec.obs_shape), spec.action.n if isinstance(spec.action, Discrete) else spec.action.size)
     return Policy(
         lambda weights, obs: obs.reshape(obs.shape[0], -1).astype(jnp.float32) @ weights,
         lambda key: jnp.zeros(shape),
     )
+
+
+def members_of(weights: jax.Array, search: Search) -> jax.Array:
+    """M + nu delta_k and M - nu delta_k of each direction, one after the other: [2 population, *shape of M]."""
+    step = search.noise * search.directions
+    return jnp.stack([weights + step, weights - step], axis=1).reshape(-1, *weights.shape)
 
 
 def make(spec: Spec, config: Config) -> Agent:
@@ -133,9 +139,7 @@ def make(spec: Spec, config: Config) -> Agent:
         acting, search = state
         x = normalize(acting.stats, obs)
         if explore:
-            step = search.noise * search.directions
-            members = jnp.stack([acting.weights + step, acting.weights - step], axis=1)
-            members = members.reshape(2 * config.num_population, *acting.weights.shape)
+            members = members_of(acting.weights, search)
             out = jax.vmap(policy.outputs)(members, x.reshape(len(members), -1, *spec.obs_shape))
             out = out.reshape(obs.shape[0], -1)
         else:

@@ -17,6 +17,7 @@ from agents.common.normalizer import RunningStats, init_stats, normalize
 from agents.options import option
 from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Discrete, Spec
+from networks.torsos import SmallCNN
 
 MOST_FULL = 2000  # parameters; beyond them `auto` takes a diagonal covariance
 
@@ -78,7 +79,10 @@ def policy_of(spec: Spec, config: Config) -> FlatPolicy:
     """
     if spec.pixels and config.policy != "auto":
         raise ValueError(f"--policy={config.policy} is for states, {spec.id} observes pictures: use --policy=auto")
-    return flat_policy(spec, () if config.policy == "linear" else tuple(config.net_arch), "cma-es")
+    if spec.pixels and min(spec.obs_shape[:2]) < SmallCNN.smallest:
+        size = "x".join(map(str, spec.obs_shape[:2]))
+        raise ValueError(f"cma-es needs pictures of at least {SmallCNN.smallest} pixels a side, {spec.id} gives {size}")
+    return flat_policy(spec, () if config.policy == "linear" else tuple(config.net_arch))
 
 
 def strategy_constants(config: Config, dimension: int) -> cma.Constants:

@@ -49,15 +49,8 @@ class FlatPolicy(NamedTuple):
     size: int
 
 
-def flat_policy(spec: Spec, sizes: tuple[int, ...], algo: str) -> FlatPolicy:
-    """The policy with these hidden layers.
-
-    Raises:
-        ValueError: Pictures are too small for the convolutions; `algo` is the learner that the message names.
-    """
-    if spec.pixels and min(spec.obs_shape[:2]) < SmallCNN.smallest:
-        size = "x".join(map(str, spec.obs_shape[:2]))
-        raise ValueError(f"{algo} needs pictures of at least {SmallCNN.smallest} pixels a side, {spec.id} gives {size}")
+def flat_policy(spec: Spec, sizes: tuple[int, ...]) -> FlatPolicy:
+    """The policy for an environment with these hidden layers; pictures are at least `SmallCNN.smallest` a side."""
     net = Policy(spec, sizes)
     obs = jax.ShapeDtypeStruct((1, *spec.obs_shape), spec.obs_dtype)
     leaves, structure = jax.tree.flatten(jax.eval_shape(net.init, jax.random.key(0), obs))

@@ -117,7 +117,7 @@ def numpy_layers(algorithm: JaxAlgorithm) -> tuple[Tensors, Layers]:
         chain.layers += [{"kind": "flatten"}, {"kind": "dense", "kernel": chain.take("weights")}]
     elif isinstance(acting, ars.Acting | cma_es.Acting) and not spec.pixels:
         sizes = () if config.policy == "linear" else tuple(config.net_arch)
-        chain.leaves |= trees.named_leaves(flat_policy(spec, sizes, algorithm.name).params(acting.weights))
+        chain.leaves |= trees.named_leaves(flat_policy(spec, sizes).params(acting.weights))
         chain.layers.append({"kind": "flatten"})
         chain.mlp("params/MLP_0", "relu")
         chain.dense("params/Dense_0")

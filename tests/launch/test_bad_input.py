@@ -136,6 +136,8 @@ COMBINATIONS = [
     "--algo cma-es --sigma 0",
     "--algo cma-es --covariance banded",
     "--algo cma-es --policy cnn",
+    "--algo ars --policy lstm",
+    "--algo ars --net-arch 0",
     "--algo random_agent --sweep gamma:0.9",
     "--algo deepq --continuous",
     "--algo sac",
