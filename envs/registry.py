@@ -70,6 +70,7 @@ registered_robot: dict[str, str | type] = {
 
 # NAME: device environment with the same id, spaces, constants and rewards, written in JAX (`--simulator=jax`).
 registered_twin: dict[str, str | type] = {
+    "Acrobot-v1": "envs.device.acrobot:Acrobot",
     "CartPole-v1": "envs.device.cartpole:CartPole",
     "KukaButtonGymEnv-v0": "envs.device.kuka_button:KukaButtonTwin",
     "Kuka2ButtonGymEnv-v0": "envs.device.kuka_variants:Kuka2ButtonTwin",
@@ -79,6 +80,8 @@ registered_twin: dict[str, str | type] = {
     "MobileRobot2TargetGymEnv-v0": "envs.device.mobile_robot:MobileRobot2TargetTwin",
     "MobileRobotGymEnv-v0": "envs.device.mobile_robot:MobileRobotTwin",
     "MobileRobotLineTargetGymEnv-v0": "envs.device.mobile_robot:MobileRobotLineTargetTwin",
+    "MountainCar-v0": "envs.device.mountain_car:MountainCar",
+    "MountainCarContinuous-v0": "envs.device.mountain_car:MountainCarContinuous",
     "OmnirobotEnv-v0": "envs.device.omnirobot:OmniRobotTwin",
     "Pendulum-v1": "envs.device.pendulum:Pendulum",
 }

@@ -21,11 +21,11 @@ COMPARABLE = [
     for env_id, entry in registered_twin.items()
     if hasattr(resolve(entry), "state_of") and not env_id.startswith("Kuka")
 ]
-SINGLE_STEPS = ("CartPole-v1", "Pendulum-v1")
+SINGLE_STEPS = ("Acrobot-v1", "CartPole-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1")
 
 
-def test_the_twins_of_the_mobile_robot_are_compared() -> None:
-    assert {"CartPole-v1", "Pendulum-v1", "MobileRobotGymEnv-v0", "MobileRobot2TargetGymEnv-v0"} <= set(COMPARABLE)
+def test_the_exact_twins_are_compared() -> None:
+    assert {*SINGLE_STEPS, "MobileRobotGymEnv-v0", "MobileRobot2TargetGymEnv-v0"} <= set(COMPARABLE)
 
 
 @pytest.mark.parametrize("env_id", registered_twin)
@@ -40,6 +40,8 @@ def test_a_few_episodes_agree(env_id: str) -> None:
     host = gymnasium.make(env_id, **options)
     tolerance = 1e-4 if env_id == "Pendulum-v1" else 1e-5  # rewards down to -16
     each_step = env_id in SINGLE_STEPS
-    compared = assert_twin(host, twin(**options), 300, each_step=each_step, reward_tolerance=tolerance)
+    ours = twin(**options)
+    steps = max(300, ours.spec.max_episode_steps + 1)
+    compared = assert_twin(host, ours, steps, each_step=each_step, reward_tolerance=tolerance)
     host.close()
-    assert compared.episodes >= 2 and len(compared.rewards) >= 300
+    assert compared.episodes >= 2 and len(compared.rewards) >= steps

@@ -101,7 +101,7 @@ def test_a_run_without_a_model(mobile, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("env", "flags", "message"),
     [
-        ({"env": "Acrobot-v1"}, "", "Acrobot-v1 has no JAX twin"),
+        ({"env": "BipedalWalker-v3"}, "", "BipedalWalker-v3 has no JAX twin"),
         ({"env": "Acrobot-v2"}, "--simulator=pybullet", "unknown environment 'Acrobot-v2'"),
         ({"env": "CartPole-v1", "random_target": False}, "", "was trained with obs_shape (2,), but CartPole-v1"),
         ({"env": "MountainCar-v0", "random_target": False}, "--simulator=pybullet", "among 4 actions, but MountainCar"),

@@ -1,4 +1,4 @@
-"""CartPole and Pendulum against Gymnasium's, step by step from the same states."""
+"""Acrobot, CartPole, both mountain cars and Pendulum against Gymnasium's, step by step from the same states."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from scipy.stats import ks_2samp
 
+from envs.device.acrobot import Acrobot
 from envs.device.batch import BatchEnv
 from envs.device.cartpole import CartPole
+from envs.device.mountain_car import MountainCar, MountainCarContinuous
 from envs.device.pendulum import Pendulum
 from envs.types import Discrete
 
 NUM_ENVS = 4
+ALL = (Acrobot(), CartPole(), MountainCar(), MountainCarContinuous(), Pendulum())
 
 
 def balancing(obs, noise):
@@ -26,6 +29,24 @@ def balancing(obs, noise):
 def torques(obs, noise):
     """Random torques, half of them beyond the bounds."""
     return 4.0 * noise[:, None]
+
+
+def swinging(obs, noise):
+    """Random torques in environments 0 and 1, in the others always with the second joint's motion."""
+    with_it = jnp.where(obs[:, 5] > 0, 2, 0)
+    return jnp.where(jnp.arange(NUM_ENVS) < 2, jnp.int32(1.5 * (noise + 1.0)), with_it).astype(jnp.int32)
+
+
+def rocking(obs, noise):
+    """Random pushes in environments 0 and 1, in the others always with the car's motion, which gets it out."""
+    with_it = jnp.where(obs[:, 1] >= 0, 2, 0)
+    return jnp.where(jnp.arange(NUM_ENVS) < 2, jnp.int32(1.5 * (noise + 1.0)), with_it).astype(jnp.int32)
+
+
+def forces(obs, noise):
+    """Random forces, half of them beyond the bounds, in the others always with the car's motion."""
+    with_it = jnp.where(obs[:, 1] >= 0, 1.0, -1.0)
+    return jnp.where(jnp.arange(NUM_ENVS) < 2, 2.0 * noise, with_it)[:, None]
 
 
 def record(env, policy, num_steps):
@@ -79,6 +100,34 @@ def test_pendulum_steps_as_gymnasium_does():
     assert_same_steps("Pendulum-v1", np.stack([state.angle, state.speed], axis=-1), actions, steps)
 
 
+def test_acrobot_steps_as_gymnasium_does():
+    state, actions, steps = record(Acrobot(), swinging, 1010)
+    assert steps.terminated[:, 2:].sum() > 10 and steps.truncated[:, :2].sum() > 1
+    assert_same_steps("Acrobot-v1", state.physics, actions, steps)
+
+
+@pytest.mark.parametrize(
+    ("env", "policy", "num_steps"), [(MountainCar(), rocking, 450), (MountainCarContinuous(), forces, 1010)]
+)
+def test_mountain_cars_step_as_gymnasiums_do(env, policy, num_steps):
+    state, actions, steps = record(env, policy, num_steps)
+    assert steps.terminated[:, 2:].sum() > 4 and steps.truncated[:, :2].sum() >= 2
+    assert_same_steps(env.spec.id, np.stack([state.position, state.speed], axis=-1), actions, steps)
+
+
+@pytest.mark.parametrize("env", [MountainCar(), MountainCarContinuous()])
+def test_mountain_car_stops_at_the_left_wall(env):
+    state, _ = env.reset(jax.random.key(0))
+    state = state._replace(position=jnp.float32(-1.19), speed=jnp.float32(-0.05))
+    action = jnp.int32(0) if isinstance(env.spec.action, Discrete) else jnp.array([-1.0])
+    _, step = env.step(state, action)
+    reference = gymnasium.make(env.spec.id).unwrapped
+    reference.reset(seed=0)
+    reference.state = np.array([-1.19, -0.05])
+    np.testing.assert_allclose(step.obs, reference.step(np.asarray(action))[0])
+    np.testing.assert_allclose(step.obs, [-1.2, 0.0])
+
+
 def test_pendulum_angle_stays_wrapped_over_many_turns():
     state, _ = Pendulum().reset(jax.random.key(0))
     state = state._replace(speed=jnp.float32(8.0))
@@ -96,9 +145,9 @@ def test_pendulum_angle_stays_wrapped_over_many_turns():
     assert abs(reference.state[0]) > 4 * np.pi
 
 
-@pytest.mark.parametrize(("env", "env_id"), [(CartPole(), "CartPole-v1"), (Pendulum(), "Pendulum-v1")])
-def test_first_states_follow_the_same_distribution(env, env_id):
-    reference = gymnasium.make(env_id).unwrapped
+@pytest.mark.parametrize("env", ALL)
+def test_first_states_follow_the_same_distribution(env):
+    reference = gymnasium.make(env.spec.id).unwrapped
     theirs = np.array([reference.reset(seed=seed)[0] for seed in range(1500)])
     ours = np.asarray(BatchEnv(env).reset(jax.random.split(jax.random.key(0), 1500))[1])
     for column in range(ours.shape[1]):
@@ -106,7 +155,7 @@ def test_first_states_follow_the_same_distribution(env, env_id):
         np.testing.assert_allclose(np.ptp(ours[:, column]), np.ptp(theirs[:, column]), rtol=0.01)
 
 
-@pytest.mark.parametrize("env", [CartPole(), Pendulum()])
+@pytest.mark.parametrize("env", ALL)
 def test_spec_is_gymnasiums(env):
     reference = gymnasium.make(env.spec.id)
     assert env.spec.obs_shape == reference.observation_space.shape
