@@ -15,6 +15,7 @@ from envs.types import Box, Discrete, Spec, TimeStep
 GRAVITY = 0.0025  # gain of speed in a step on the steepest slope
 MIN_POSITION, MAX_POSITION = -1.2, 0.6
 MAX_SPEED = 0.07
+MAX_STEPS, MAX_STEPS_CONTINUOUS = 200, 999
 START = (-0.6, -0.4)  # an episode starts at rest between these
 
 
@@ -64,13 +65,13 @@ class MountainCar(_Valley):
     speed), float32 [2].
     """
 
-    spec = Spec("MountainCar-v0", (2,), "float32", Discrete(3), 200)
+    spec = Spec("MountainCar-v0", (2,), "float32", Discrete(3), MAX_STEPS)
     _GOAL = 0.5
 
     def step(self, state: MountainCarState, action: jax.Array) -> tuple[MountainCarState, TimeStep]:
         """Advance by one step; `action` int32 [] is 0, 1 or 2."""
         state, arrived = self._drive(state, 0.001 * (action - 1))
-        return state, TimeStep(_observe(state), -jnp.ones(()), arrived, state.steps >= self.spec.max_episode_steps)
+        return state, TimeStep(_observe(state), -jnp.ones(()), arrived, state.steps >= MAX_STEPS)
 
 
 class MountainCarContinuous(_Valley):
@@ -80,14 +81,14 @@ class MountainCarContinuous(_Valley):
     observation is (position, speed), float32 [2].
     """
 
-    spec = Spec("MountainCarContinuous-v0", (2,), "float32", Box((-1.0,), (1.0,)), 999)
+    spec = Spec("MountainCarContinuous-v0", (2,), "float32", Box((-1.0,), (1.0,)), MAX_STEPS_CONTINUOUS)
     _GOAL = 0.45
 
     def step(self, state: MountainCarState, action: jax.Array) -> tuple[MountainCarState, TimeStep]:
         """Advance by one step; `action` float32 [1] is the force, clipped to +-1, paid for as it is."""
         state, arrived = self._drive(state, 0.0015 * jnp.clip(action[0], -1.0, 1.0))
         reward = jnp.where(arrived, 100.0, 0.0) - 0.1 * action[0] ** 2
-        return state, TimeStep(_observe(state), reward, arrived, state.steps >= self.spec.max_episode_steps)
+        return state, TimeStep(_observe(state), reward, arrived, state.steps >= MAX_STEPS_CONTINUOUS)
 
 
 def _observe(state: MountainCarState) -> jax.Array:
