@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agents.types import Agent, AgentState, Clock, Player, Transition
 from envs.device.batch import BatchEnv
+from launch.runtime.compiler import compiler_options
 from launch.runtime.drivers import frames
 from launch.runtime.drivers.common import (
     ENVIRONMENT,
@@ -93,7 +94,12 @@ class DeviceDriver:
         self._keys = run_keys(seeds)
         self._shard()
         # Named explicitly: an inferred output sharding would differ from the input's and compile the chunk twice.
-        self._chunk = jax.jit(self._play_runs, donate_argnums=0, out_shardings=(self._run_sharding, self._sharding))
+        self._chunk = jax.jit(
+            self._play_runs,
+            donate_argnums=0,
+            out_shardings=(self._run_sharding, self._sharding),
+            compiler_options=compiler_options(),
+        )
         self._init = jax.jit(over_runs(self._start, self.num_runs, (0, 0)), out_shardings=self._run_sharding)
         self._evaluators: dict[tuple[int, bool], Any] = {}
         self._compiled: Any = None  # the chunk, where it was compiled before its first use
@@ -137,7 +143,9 @@ class DeviceDriver:
         if (episodes, explore) not in self._evaluators:
             play = partial(self._play_episodes, episodes=episodes, explore=explore)
             evaluator = over_runs(play, self.num_runs, (0, None))
-            self._evaluators[episodes, explore] = jax.jit(evaluator, out_shardings=self._sharding)
+            self._evaluators[episodes, explore] = jax.jit(
+                evaluator, out_shardings=self._sharding, compiler_options=compiler_options()
+            )
         return np.asarray(self._evaluators[episodes, explore](agent, jax.random.key(seed)))
 
     def acting(self) -> Any:
