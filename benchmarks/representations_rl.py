@@ -1,10 +1,10 @@
 """Training on a learned representation in PyBullet, beside its two parts alone, measured in turn in one run.
 
-    python benchmarks/representations_rl.py --env MobileRobotGymEnv-v0 --num-envs 8 --image-size 64
+    python benchmarks/representations_rl.py --env MobileRobotGymEnv-v0 --num-envs 8 --image-size 64 [--renderer jax]
 
-The parts are: the worker pool with pictures and random actions, and the encoder on pictures of a group. The encoder is
-untrained (a custom_cnn): how fast it is does not depend on its weights. Prints steps/s of each and the ratio of the
-training to the slower part.
+The parts are: the worker pool with random actions and pictures, drawn by the same renderer, and the encoder on pictures
+of a group. The encoder is untrained (a custom_cnn): how fast it is does not depend on its weights. Prints steps/s of
+each and the ratio of the training to the slower part.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from agents.registry import algorithm_class
 from envs.host.vector import VectorPool
 from envs.make import EnvOptions, host_factory, host_spec
+from envs.render.seen_pool import observed
 from launch.runtime.srl_models import encoding_of
 from launch.runtime.sweep import plan
 from launch.runtime.training import build_driver
@@ -46,8 +47,9 @@ class Simulation:
     def __init__(self, options: EnvOptions, num_envs: int, workers: int) -> None:
         groups = [list(range(first, num_envs, 2)) for first in range(2)]
         seeds = [(0, index) for index in range(num_envs)]
-        self._pool = VectorPool(host_factory(options), seeds, groups=groups, num_workers=workers)
-        self._actions = np.random.default_rng(0).integers(0, self._pool.spec.action.n, (2, num_envs // 2))
+        pool = VectorPool(host_factory(options), seeds, groups=groups, num_workers=workers)
+        self._pool = observed(pool, options, None, auto_reset=True)
+        self._actions = np.random.default_rng(0).integers(0, pool.spec.action.n, (2, num_envs // 2))
         self._pool.reset()
         for group in range(2):
             self._pool.send(group, self._actions[group])
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--state-dim", type=int, default=200)
     parser.add_argument("--model-type", default="custom_cnn")
+    parser.add_argument("--renderer", default="tiny", choices=("tiny", "jax"))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=1, help="rollouts of a round")
     parser.add_argument("--rounds", type=int, default=3)
@@ -84,7 +87,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = write_model(Path(folder), args)
         options = EnvOptions(
-            args.env, srl_model="random", srl_model_path=str(model), image_size=args.image_size, random_target=True
+            args.env,
+            srl_model="random",
+            srl_model_path=str(model),
+            image_size=args.image_size,
+            random_target=True,
+            renderer=args.renderer,
         )
         algorithm = algorithm_class(args.algo)()
         config, hyper = algorithm.configure({"num_cpu": args.num_envs})
@@ -114,8 +122,8 @@ def main() -> None:
     ratios = [ours / part for ours, part in zip(rates["training"], slower, strict=True)]
     said = ", ".join(f"{name} {statistics.median(values):,.0f} steps/s" for name, values in rates.items())
     print(
-        f"{args.env}, {args.algo}, {args.num_envs} environments, {args.image_size} pixels, {args.model_type} "
-        f"S={args.state_dim}: {said}; training is {statistics.median(ratios):.2f} of the slower part "
+        f"{args.env}, {args.algo}, {args.num_envs} environments, {args.image_size} pixels ({args.renderer}), "
+        f"{args.model_type} S={args.state_dim}: {said}; training is {statistics.median(ratios):.2f} of the slower part "
         f"(min {min(ratios):.2f}, max {max(ratios):.2f} over {args.rounds} rounds)"
     )
 

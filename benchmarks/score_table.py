@@ -162,13 +162,13 @@ _PENDULUM = _task(
 )
 _MOUNTAIN_CAR = _task(
     "MountainCarContinuous-v0",
-    "--env=MountainCarContinuous-v0 --continuous",
+    "--env=MountainCarContinuous-v0 --simulator=jax --continuous",
     {
         "a2c": (
             100_000,
             _zoo(91, 0),
-            "--num-cpu=4 --n-steps=100 --learning-rate=7e-4 --ent-coef=0 --use-sde --sde-sample-freq=16 "
-            "--log-std-init=0 --noortho-init --normalize-reward --epsilon=1e-10",
+            "--num-cpu=1 --n-steps=100 --learning-rate=3e-4 --gamma=0.999 --vf-coef=0.25 --ent-coef=0 --use-sde "
+            "--sde-sample-freq=64 --log-std-init=1 --noortho-init --normalize-reward --epsilon=1e-10",
         ),
         "trpo": (
             50_000,
@@ -179,9 +179,9 @@ _MOUNTAIN_CAR = _task(
         "ppo2": (
             20_000,
             _zoo(88, 3),
-            "--num-cpu=1 --n-steps=8 --nminibatches=1 --noptepochs=10 --gamma=0.9999 --lam=0.9 "
-            "--learning-rate=7.77e-5 --lr-schedule=constant --ent-coef=0.00429 --cliprange=0.1 --noclip-value "
-            "--vf-coef=0.38 --max-grad-norm=5 --use-sde --log-std-init=-3.29 --noortho-init --normalize-reward",
+            "--num-cpu=1 --n-steps=1000 --nminibatches=10 --noptepochs=10 --gamma=0.999 --lam=0.9 --learning-rate=1e-3 "
+            "--lr-schedule=constant --ent-coef=0 --cliprange=0.2 --noclip-value --max-grad-norm=0.5 --use-sde "
+            "--sde-sample-freq=64 --log-std-init=1 --noortho-init --normalize-reward",
         ),
         "ddpg": (
             300_000,
