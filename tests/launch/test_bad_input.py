@@ -118,7 +118,7 @@ COMBINATIONS = [
     "--env CartPole-v1 --simulator jax --data-parallel --coordinator a:4000 --num-processes 0 --process-id 0",
     "--distributed slurm",
     "--on-nan ignore",
-    "--env Acrobot-v1 --simulator jax",
+    "--env BipedalWalker-v3 --simulator jax",
     "--resume nowhere",
     "--load-rl-model-path nowhere",
     "--srl-config-file nowhere.yaml",
