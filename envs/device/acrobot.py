@@ -1,7 +1,7 @@
 """Acrobot-v1 in JAX: the task of Gymnasium 1.4, state for state.
 
 Source: Sutton (1996), "Generalization in reinforcement learning: successful examples using sparse coarse coding";
-equations of motion of Sutton and Barto (2018), section 11.3 of the first edition ("book", Gymnasium's default).
+equations of motion of Sutton and Barto (1998), "Reinforcement learning: an introduction", section 11.3.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from envs.device.pendulum import wrap
 from envs.types import Discrete, Spec, TimeStep
 
 GRAVITY = 9.8  # m/s^2
@@ -65,7 +66,7 @@ class Acrobot:
         third = _rates(physics + TIME_STEP / 2 * second, torque)
         fourth = _rates(physics + TIME_STEP * third, torque)
         physics = physics + TIME_STEP / 6 * (first + 2 * second + 2 * third + fourth)
-        angles = (physics[:2] + jnp.pi) % (2 * jnp.pi) - jnp.pi
+        angles = wrap(physics[:2])
         limit = jnp.array(MAX_SPEEDS)
         physics = jnp.concatenate([angles, jnp.clip(physics[2:], -limit, limit)])
         arrived = -jnp.cos(angles[0]) - jnp.cos(angles[0] + angles[1]) > 1.0

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from envs.types import Box, Discrete, Spec, TimeStep
 
 GRAVITY = 0.0025  # gain of speed in a step on the steepest slope
+PUSH, PUSH_CONTINUOUS = 0.001, 0.0015  # gain of speed in a step by a full push
 MIN_POSITION, MAX_POSITION = -1.2, 0.6
 MAX_SPEED = 0.07
 MAX_STEPS, MAX_STEPS_CONTINUOUS = 200, 999
@@ -70,7 +71,7 @@ class MountainCar(_Valley):
 
     def step(self, state: MountainCarState, action: jax.Array) -> tuple[MountainCarState, TimeStep]:
         """Advance by one step; `action` int32 [] is 0, 1 or 2."""
-        state, arrived = self._drive(state, 0.001 * (action - 1))
+        state, arrived = self._drive(state, PUSH * (action - 1))
         return state, TimeStep(_observe(state), -jnp.ones(()), arrived, state.steps >= MAX_STEPS)
 
 
@@ -86,7 +87,7 @@ class MountainCarContinuous(_Valley):
 
     def step(self, state: MountainCarState, action: jax.Array) -> tuple[MountainCarState, TimeStep]:
         """Advance by one step; `action` float32 [1] is the force, clipped to +-1, paid for as it is."""
-        state, arrived = self._drive(state, 0.0015 * jnp.clip(action[0], -1.0, 1.0))
+        state, arrived = self._drive(state, PUSH_CONTINUOUS * jnp.clip(action[0], -1.0, 1.0))
         reward = jnp.where(arrived, 100.0, 0.0) - 0.1 * action[0] ** 2
         return state, TimeStep(_observe(state), reward, arrived, state.steps >= MAX_STEPS_CONTINUOUS)
 

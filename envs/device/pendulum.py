@@ -56,7 +56,7 @@ class Pendulum:
     def state_of(self, host: Any) -> PendulumState:
         """The state in which Gymnasium's Pendulum-v1 is now."""
         angle, speed = jnp.asarray(host.unwrapped.state, jnp.float32)
-        return PendulumState(_wrap(angle), speed, jnp.int32(host.get_wrapper_attr("_elapsed_steps")))
+        return PendulumState(wrap(angle), speed, jnp.int32(host.get_wrapper_attr("_elapsed_steps")))
 
     def step(self, state: PendulumState, action: jax.Array) -> tuple[PendulumState, TimeStep]:
         """Advance by 0.05 s; `action` float32 [1] is the torque (N m), clipped to +-2."""
@@ -64,7 +64,7 @@ class Pendulum:
         reward = -(state.angle**2 + 0.1 * state.speed**2 + 0.001 * torque**2)
         pull = 3 * GRAVITY / (2 * LENGTH) * jnp.sin(state.angle) + 3.0 / (MASS * LENGTH**2) * torque
         speed = jnp.clip(state.speed + pull * TIME_STEP, -MAX_SPEED, MAX_SPEED)
-        angle = _wrap(state.angle + speed * TIME_STEP)
+        angle = wrap(state.angle + speed * TIME_STEP)
         state = PendulumState(angle, speed, state.steps + 1)
         return state, TimeStep(_observe(state), reward, jnp.zeros((), bool), state.steps >= MAX_STEPS)
 
@@ -74,6 +74,6 @@ def _observe(state: PendulumState) -> jax.Array:
     return jnp.stack([jnp.cos(state.angle), jnp.sin(state.angle), state.speed])
 
 
-def _wrap(angle: jax.Array) -> jax.Array:
-    """The same direction in [-pi, pi) (rad)."""
+def wrap(angle: jax.Array) -> jax.Array:
+    """The same directions in [-pi, pi); `angle` (rad) of any shape."""
     return (angle + jnp.pi) % (2 * jnp.pi) - jnp.pi

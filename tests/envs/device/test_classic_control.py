@@ -31,16 +31,14 @@ def torques(obs, noise):
     return 4.0 * noise[:, None]
 
 
-def swinging(obs, noise):
-    """Random torques in environments 0 and 1, in the others always with the second joint's motion."""
-    with_it = jnp.where(obs[:, 5] > 0, 2, 0)
-    return jnp.where(jnp.arange(NUM_ENVS) < 2, jnp.int32(1.5 * (noise + 1.0)), with_it).astype(jnp.int32)
+def pumping(speed):
+    """A policy: random pushes in environments 0 and 1, in the others always with the motion in column `speed`."""
 
+    def policy(obs, noise):
+        pushes = jnp.where(jnp.arange(NUM_ENVS) < 2, 1.5 * (noise + 1.0), jnp.where(obs[:, speed] >= 0, 2, 0))
+        return pushes.astype(jnp.int32)
 
-def rocking(obs, noise):
-    """Random pushes in environments 0 and 1, in the others always with the car's motion, which gets it out."""
-    with_it = jnp.where(obs[:, 1] >= 0, 2, 0)
-    return jnp.where(jnp.arange(NUM_ENVS) < 2, jnp.int32(1.5 * (noise + 1.0)), with_it).astype(jnp.int32)
+    return policy
 
 
 def forces(obs, noise):
@@ -101,13 +99,13 @@ def test_pendulum_steps_as_gymnasium_does():
 
 
 def test_acrobot_steps_as_gymnasium_does():
-    state, actions, steps = record(Acrobot(), swinging, 1010)
+    state, actions, steps = record(Acrobot(), pumping(5), 1010)
     assert steps.terminated[:, 2:].sum() > 10 and steps.truncated[:, :2].sum() > 1
     assert_same_steps("Acrobot-v1", state.physics, actions, steps)
 
 
 @pytest.mark.parametrize(
-    ("env", "policy", "num_steps"), [(MountainCar(), rocking, 450), (MountainCarContinuous(), forces, 1010)]
+    ("env", "policy", "num_steps"), [(MountainCar(), pumping(1), 450), (MountainCarContinuous(), forces, 1010)]
 )
 def test_mountain_cars_step_as_gymnasiums_do(env, policy, num_steps):
     state, actions, steps = record(env, policy, num_steps)
