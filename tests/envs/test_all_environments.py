@@ -30,7 +30,17 @@ def test_cases_cover_all_ids_and_their_options() -> None:
     assert "action_repeat" not in option_cases("MobileRobotGymEnv-v0") and "fpv" in option_cases("MobileRobotGymEnv-v0")
 
 
-@pytest.mark.parametrize(("env_id", "case"), CASES)
+# A reset of this scene takes a tenth of a second.
+LONG = [
+    ("KukaRandButtonGymEnv-v0", case)
+    for case in option_cases("KukaRandButtonGymEnv-v0")
+    if case not in ("defaults", "all")
+]
+
+
+@pytest.mark.parametrize(
+    ("env_id", "case"), [pytest.param(*case, marks=pytest.mark.slow) if case in LONG else case for case in CASES]
+)
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.* value is -?infinity")
 @pytest.mark.filterwarnings("ignore:.*Not able to test alternative render modes")
 @pytest.mark.filterwarnings("error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +159,7 @@ def test_convolution_by_matmuls_is_the_convolution(shape: tuple[int, ...], side:
     x = jax.random.normal(x_key, shape)
     kernel = jax.random.normal(kernel_key, (side, side, shape[-1], 6))
 
+    @functools.partial(jax.jit, static_argnums=0)
     def values_and_gradients(convolve: Callable) -> Any:
         out = convolve(x, kernel, stride)
         weights = jax.random.normal(weight_key, out.shape)

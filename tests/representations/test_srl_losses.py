@@ -121,7 +121,7 @@ def test_gradients_of_the_priors_are_finite(states):
             + losses.reward_prior(now, REWARDS)
         )
 
-    gradients = jax.grad(total, argnums=(0, 1))(states, states)
+    gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(states, states)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
@@ -142,7 +142,7 @@ def test_normalisation_is_imagenets_and_is_undone():
 
 def test_occlusions_are_rectangles_of_the_originals_size():
     x = jnp.ones((4000, 32, 32, 6))
-    covered = np.asarray(occlude(x, jax.random.key(0), 0.5)) == 0
+    covered = np.asarray(jax.jit(occlude)(x, jax.random.key(0), 0.5)) == 0
     assert (covered[..., :1] == covered[..., :3]).all() and (covered[..., 3:4] == covered[..., 3:]).all()
     assert (covered[..., 0] != covered[..., 3]).any()  # each view has a rectangle of its own
     mask = covered[..., 0]

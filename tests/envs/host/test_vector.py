@@ -303,11 +303,13 @@ def test_misuse() -> None:
 
 
 SCRIPT = """
+    import signal
     import sys
     import numpy as np
     from faulty_envs import SleepingEnv
     from envs.host.vector import VectorPool
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
     pool = VectorPool(SleepingEnv, [(0, i) for i in range(2)], num_workers=2)
     pool.reset()
     if {hang}:

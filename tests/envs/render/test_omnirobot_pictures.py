@@ -197,7 +197,7 @@ def test_the_background_is_drawn_once() -> None:
     np.testing.assert_array_equal(background(64), before)
 
 
-@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(9, marks=pytest.mark.slow)])
 def test_tiny_pictures_are_drawn(size) -> None:
     assert draw(OmniRobotRenderer(size), PLACES[1]).shape == (size, size, 3)
     assert draw(OmniRobotDeviceRenderer(size), PLACES[1]).shape == (size, size, 3)

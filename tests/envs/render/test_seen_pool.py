@@ -44,7 +44,7 @@ def assert_alike(got: np.ndarray, expected: np.ndarray) -> None:
     ("changes", "auto_reset"),
     [
         ({"num_stack": 3}, True),
-        ({"fpv": True}, False),
+        pytest.param({"fpv": True}, False, marks=pytest.mark.slow),
         pytest.param({"num_stack": 3}, False, marks=pytest.mark.slow),
         pytest.param({"fpv": True}, True, marks=pytest.mark.slow),
     ],
