@@ -1,11 +1,11 @@
 """Updates per second against sbx and rejax: the same networks, batches and ratio of updates to steps, in one run.
 
-    python benchmarks/updates.py --peers-python PEERS/bin/python
+    python benchmarks/updates.py --sbx-python SBX/bin/python --rejax-python REJAX/bin/python
 
 An update is one step of the optimiser on one minibatch; the environment steps between updates are part of the time, as
-in a training. The peers live in an environment of their own. The programs take turns, so that a machine whose speed
-drifts does so for all; a ratio is that of the medians. sbx plays Gymnasium's environments, rejax gymnax's, ours both:
-with worker processes ("host") and compiled ("device").
+in a training. Each peer lives in an environment of its own: they do not run beside each other. The programs take turns,
+so that a machine whose speed drifts does so for all; a ratio is that of the medians. sbx plays Gymnasium's tasks,
+rejax gymnax's, ours both: with worker processes ("host") and compiled ("device").
 """
 
 from __future__ import annotations
@@ -92,10 +92,11 @@ def compare(algo: str, args: argparse.Namespace) -> None:
     sizes = ["--updates", str(args.updates), "--repeat", str(args.repeat)]
     own = [sys.executable, __file__, "--algos", algo, *sizes, "--only-ours"]
     programs = {f"srl-jax {driver}": [*own, driver] for driver in ("device", "host")}
-    if args.peers_python:
-        told = json.dumps(SETTINGS[algo] | {"replay": REPLAY, "steps": PPO_STEPS, "epochs": PPO_EPOCHS})
-        peer = [args.peers_python, str(ROOT / "benchmarks/peers/updates.py"), algo, told, *sizes]
-        programs |= {name: [*peer, "--peer", name] for name in PEERS[algo]}
+    told = json.dumps(SETTINGS[algo] | {"replay": REPLAY, "steps": PPO_STEPS, "epochs": PPO_EPOCHS})
+    for name in PEERS[algo]:
+        if python := {"sbx": args.sbx_python, "rejax": args.rejax_python}[name]:
+            peer = [python, str(ROOT / "benchmarks/peers/updates.py"), algo, told, *sizes]
+            programs[name] = [*peer, "--peer", name]
     speeds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(args.rounds):
         for name, command in programs.items():
@@ -118,7 +119,8 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=5000, help="updates of one stretch")
     parser.add_argument("--repeat", type=int, default=3, help="stretches of one process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each program")
-    parser.add_argument("--peers-python", help="Python of the environment that has sbx, rejax and gymnax")
+    parser.add_argument("--sbx-python", help="Python of an environment that has sbx")
+    parser.add_argument("--rejax-python", help="Python of an environment that has rejax and gymnax")
     parser.add_argument("--only-ours", choices=("device", "host"))
     args = parser.parse_args()
     if args.only_ours:
