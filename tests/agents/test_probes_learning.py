@@ -180,8 +180,11 @@ def test_actor_critics_solve_each_probe(probe: type[Probe], name: str, continuou
     """One probe at a time with hidden layers, to tell which skill is missing."""
     module, algorithm, _ = LEARNERS[name]
     options = options_for(name, continuous) | {"net_arch": (8, 8)}
+    if name == "ppo1":  # it takes whole gradients, where ppo2 cuts long ones
+        options["optim_stepsize"] = 0.005
     env = probe(continuous)
-    agent, state = learn(module, algorithm, env, 150 if name == "ppo2" else 1000, False, options)
+    # Beyond its goal PPO narrows the policy until a step of Adam is many of its deviations wide.
+    agent, state = learn(module, algorithm, env, 150 if name in ("ppo1", "ppo2") else 1000, False, options)
     answers = env.answers(GAMMA)
     check(answers, *actor_critic(agent, state, env.spec, algorithm.configure(options)[0], answers.obs), probe.__name__)
 
