@@ -194,8 +194,13 @@ class HostFactory:
         return adapt(env, self.num_stack, self.spec.id)
 
 
-def host_factory(options: EnvOptions) -> HostFactory:
+def host_factory(options: EnvOptions, pictured: bool = False) -> HostFactory:
     """Return the factory of a host environment; it observes the pictures where the representation is `learned`.
+
+    Args:
+        options: What to make.
+        pictured: Whether its pictures are looked at besides what is observed, so that more cameras mean something
+            without `raw_pixels`.
 
     Raises:
         ValueError: An unknown id, an option without meaning for this environment, or an impossible combination.
@@ -208,7 +213,7 @@ def host_factory(options: EnvOptions) -> HostFactory:
         options = options.told()
     spec = _gymnasium_spec(options.env, real=options.real_robot is not None)
     parameters = {name: value for name, value in _parameters(_entry_class(spec)).items() if name not in spec.kwargs}
-    keywords = _keywords(options, parameters)
+    keywords = _keywords(options, parameters, pictured)
     if options.render_mode is not None:
         keywords["render_mode"] = options.render_mode
     return HostFactory(dataclasses.replace(spec, kwargs=spec.kwargs | keywords), options.num_stack)
@@ -370,8 +375,11 @@ def _parameters(maker: Any) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(maker).parameters)
 
 
-def _keywords(options: EnvOptions, parameters: dict[str, Any]) -> dict[str, Any]:
-    """The constructor keywords of an environment; ValueError for an option that it does not know."""
+def _keywords(options: EnvOptions, parameters: dict[str, Any], pictured: bool = False) -> dict[str, Any]:
+    """The constructor keywords of an environment; ValueError for an option that would do nothing.
+
+    `pictured` as in `host_factory`. Where the representation is learned, `options` are those of its pictures.
+    """
     if options.num_stack < 1:
         raise ValueError(f"--num-stack={options.num_stack}: at least 1")
     keywords: dict[str, Any] = {}
@@ -384,6 +392,10 @@ def _keywords(options: EnvOptions, parameters: dict[str, Any]) -> dict[str, Any]
             shown = flag if value is True else f"{flag}={value}"
             raise ValueError(f"{shown} has no meaning for {options.env}: leave it out")
         keywords[keyword] = value
+    for field in ("multi_view", "fpv"):
+        if getattr(options, field) and options.srl_model != "raw_pixels" and not pictured:
+            flag = _KEYWORDS[field][1]
+            raise ValueError(f"{flag} adds a picture: it needs --srl-model=raw_pixels, not {options.srl_model}")
     if options.joints and not options.continuous:
         raise ValueError(f"--joints needs --continuous ({options.env})")
     if "is_discrete" in parameters:

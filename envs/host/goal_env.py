@@ -55,6 +55,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
         self.srl_model = srl_model
         self.is_discrete = is_discrete
         self.image_size = image_size
+        self.channels = channels
         self.relative_pos = relative_pos
         self.render_mode = render_mode
         if srl_model == "raw_pixels":
@@ -64,7 +65,7 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
 
     @abstractmethod
     def getTargetPos(self) -> np.ndarray:
-        """Position of the target in metres, [getGroundTruthDim()]."""
+        """Position of the target in metres, [getTargetDim()]."""
 
     @abstractmethod
     def getGroundTruth(self) -> np.ndarray:
@@ -77,6 +78,10 @@ class GoalEnv(gym.Env[np.ndarray, Any], ABC):
     @abstractmethod
     def _picture(self) -> np.ndarray:
         """The picture observation of the present situation, uint8 [image_size, image_size, channels]."""
+
+    def getTargetDim(self) -> int:
+        """Number of components of the target: those of the ground truth, unless fewer axes count."""
+        return self.getGroundTruthDim()
 
     def getObservationDim(self) -> int:
         """Number of components of a state observation."""

@@ -116,6 +116,10 @@ class MobileRobotGymEnv(SRLGymEnv):
         """2: x, y; or 1: x."""
         return self.NUM_AXES
 
+    def getTargetDim(self) -> int:
+        """2: x, y; or 1: x."""
+        return self.TARGET_SHAPE[-1]
+
     def scene_poses(self) -> np.ndarray:
         """x, y (m) of the robot, then of each target's body: float32 [1 + targets, 2]."""
         client = self._require_client()

@@ -113,6 +113,7 @@ class Channel:
         self.busy = False
         self.complete = False
         self._asked = 0
+        self._memory = memory
         self._tokens = tokens
         self._turns = bytes(len(workers) - 1) + LAST
         memory.done[number] = np.iinfo(np.int64).max  # of workers that have no part in it
@@ -134,6 +135,22 @@ class Channel:
     def lags(self, worker: WorkerProcess) -> bool:
         """Whether a worker still has to do it."""
         return self._done[worker.setup.worker] < self._asked
+
+
+class ResetChannel(Channel):
+    """The channel that resets.
+
+    Attributes:
+        before: int64 [num_envs], the episode of each slot when the last reset was asked for. A worker counts an episode
+            as it begins it: one that takes a dead worker's place in the middle of a reset counts from here.
+    """
+
+    before: np.ndarray
+
+    def start(self) -> None:
+        """Ask for it."""
+        self.before = self._memory.episode.copy()
+        super().start()
 
 
 def _import_path() -> list[str]:

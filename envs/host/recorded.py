@@ -42,7 +42,7 @@ class Layout:
         """The parts [..., *shape] of bytes uint8 [..., sum(sizes)], by name."""
         edges = np.cumsum([0, *self.sizes])
         return {
-            name: packed[..., low:high].copy().view(kind).reshape(*packed.shape[:-1], *shape)
+            name: packed[..., low:high].copy().view(kind).reshape((*packed.shape[:-1], *shape))
             for name, low, high, shape, kind in zip(
                 self.NAMES, edges[:-1], edges[1:], self.shapes, self.kinds, strict=True
             )
@@ -55,7 +55,7 @@ def pack(*parts: np.ndarray) -> np.ndarray:
 
 
 class RecordedEnv(gymnasium.Wrapper):
-    """Observes `Layout` bytes; chooses its actions itself unless `told`.
+    """Observes `Layout` bytes; chooses its actions itself unless `told`. Making one does not reset the environment.
 
     Args:
         env: An adapted environment whose innermost one is a `GoalEnv`.
@@ -78,8 +78,7 @@ class RecordedEnv(gymnasium.Wrapper):
         discrete = isinstance(env.action_space, gymnasium.spaces.Discrete)
         self._no_action = np.zeros(env.action_space.shape or (), np.int32 if discrete else np.float32)
         self._rng = np.random.default_rng(0)
-        obs, _ = env.reset(seed=0)
-        self.layout = Layout.of(*self._parts(obs, self._no_action))
+        self.layout = Layout.of(*self._declared())
         self.observation_space = gymnasium.spaces.Box(0, 255, (sum(self.layout.sizes),), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
@@ -88,7 +87,7 @@ class RecordedEnv(gymnasium.Wrapper):
             self._rng = np.random.default_rng((seed, _ACTION_STREAM))
             self.env.action_space.seed(int(self._rng.integers(2**31)))
         obs, info = self.env.reset(seed=seed, options=options)
-        return pack(*self._parts(obs, self._no_action)), info
+        return self._packed(obs, self._no_action), info
 
     def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict]:
         """Step with the action of the one who decides; the bytes tell which it was."""
@@ -96,19 +95,38 @@ class RecordedEnv(gymnasium.Wrapper):
             action = self._choose()
         obs, reward, terminated, truncated, info = self.env.step(action)
         action = np.asarray(action, self._no_action.dtype)
-        return pack(*self._parts(obs, action)), reward, terminated, truncated, info
+        return self._packed(obs, action), reward, terminated, truncated, info
 
     def _choose(self) -> Any:
         if self._rng.random() < self._toward_target:
             return self._controller(self.task)
         return self.env.action_space.sample()
 
-    def _parts(self, obs: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, ...]:
-        """What `Layout` names, of the present situation."""
-        task = self.task
+    def _declared(self) -> tuple[np.ndarray, ...]:
+        """What `Layout` names as the environment declares it, without values.
+
+        A reset would tell the same, but that of a real robot moves it, and may wait for a person.
+        """
+        task, space = self.task, self.env.observation_space
+        if self._poses:
+            frame = np.empty(math.prod(task.SCENE_SHAPE), np.float32)  # type: ignore[attr-defined]
+        else:
+            frame = np.empty((task.image_size, task.image_size, task.channels), np.uint8)
+        truth, target = (np.empty(size, np.float32) for size in (task.getGroundTruthDim(), task.getTargetDim()))
+        obs = np.empty(space.shape or (), space.dtype) if self._told else np.empty(0, np.uint8)
+        return frame, truth, target, self._no_action, obs
+
+    def _packed(self, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """The bytes of the present situation; ValueError where a part is not as declared."""
+        task, layout, parts = self.task, self.layout, []
         frame = task.scene_poses().ravel() if self._poses else task.picture()  # type: ignore[attr-defined]
-        truth, target = (np.asarray(value, np.float32) for value in (task.getGroundTruth(), task.getTargetPos()))
-        return frame, truth, target, action, obs if self._told else np.zeros(0, np.uint8)
+        told = obs if self._told else np.zeros(0, np.uint8)
+        values = map(np.asarray, (frame, task.getGroundTruth(), task.getTargetPos(), action, told))
+        for name, value, shape, kind in zip(layout.NAMES, values, layout.shapes, layout.kinds, strict=True):
+            if value.shape != shape:
+                raise ValueError(f"{name} has shape {value.shape}, the environment declares {shape}")
+            parts.append(value.astype(kind, casting="same_kind", copy=False))
+        return pack(*parts)
 
 
 def _goal_env(env: gymnasium.Env) -> GoalEnv:

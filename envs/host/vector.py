@@ -18,7 +18,7 @@ import subprocess
 import time
 
 from envs.host.pool import CLOSE_TIMEOUT, Pool, PoolStep, WorkerError
-from envs.host.process import START_TIMEOUT, Channel, WorkerProcess
+from envs.host.process import START_TIMEOUT, Channel, ResetChannel, WorkerProcess
 from envs.host.protocol import CLOSE, FAILED, Failure, Memory, Setup, anonymous_memory
 from envs.types import Spec
 
@@ -67,17 +67,17 @@ class VectorPool(Pool):
         self._lay_out()
         for number in range(len(self.groups)):
             self._add_channel([worker for worker in self._workers if worker.setup.groups[number]])
-        self._add_channel(self._workers)  # the last one resets
+        self._add_channel(self._workers, ResetChannel)
         for worker in self._workers:
             worker.acquaint(self.spec)
         # A read that hears nothing for so long looks whether the workers are alive and make progress.
         quiet = min(0.1, self.timeout / 4)
         self._replies.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, int(quiet * 1e6)))
 
-    def _add_channel(self, workers: list[WorkerProcess]) -> None:
+    def _add_channel(self, workers: list[WorkerProcess], kind: type[Channel] = Channel) -> None:
         """Open the next channel to some workers."""
         number = len(self._channels)
-        self._channels.append(Channel(number, self._memory, workers, self._pipes[number][1]))
+        self._channels.append(kind(number, self._memory, workers, self._pipes[number][1]))
 
     def _built(self, worker: WorkerProcess) -> Spec | None:
         """Wait until a new worker has made its environments; their spec, or None when it died of it."""
@@ -164,7 +164,9 @@ class VectorPool(Pool):
 
         Gives up with a WorkerError after MAX_RESTARTS deaths in the same environment without a step of it in between.
         """
-        memory, number = self._memory, worker.setup.worker
+        memory, number, reset = self._memory, worker.setup.worker, self._channels[-1]
+        if reset.busy and reset.lags(worker):  # all its slots begin this episode again
+            memory.episode[worker.slots] = reset.before[worker.slots]
         while True:
             worker.kill()
             busy = int(memory.current[number])

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from envs.device.batch import BatchEnv
+from envs.host.pool import MAX_RESTARTS, WorkerError
 from envs.host.recorded import RecordedFactory
 from envs.host.vector import VectorPool
 from envs.make import EnvOptions, device_env, host_factory
@@ -121,7 +122,7 @@ class HostRecorder:
             assert encoding is not None
             plain, self._encode = plain.seen(), encoder_of(dataclasses.replace(observed, renderer="tiny"), encoding)
         told = policy is not None
-        self._factory = RecordedFactory(host_factory(plain), toward_target, told, options.drawn)
+        self._factory = RecordedFactory(host_factory(plain, pictured=True), toward_target, told, options.drawn)
         self._policy, self._seed, self._num_cpu, self._options = policy, seed, num_cpu, options
         env = self._factory()
         try:
@@ -141,7 +142,11 @@ class HostRecorder:
         self._pool: VectorPool | None = None
 
     def play(self, first: int, count: int) -> Iterator[Episode]:
-        """Yield episodes; `first` is where a round of them begins."""
+        """Yield episodes; `first` is where a round of them begins.
+
+        Raises:
+            WorkerError: An environment failed, or a worker died in each of 1 + MAX_RESTARTS tries at a round.
+        """
         lanes = min(self.round, count)
         seeds = [(self._seed, lane) for lane in range(lanes)]
         self._pool = VectorPool(
@@ -151,9 +156,20 @@ class HostRecorder:
             yield from self._round(start // self.round, min(lanes, count - start))
 
     def _round(self, number: int, count: int) -> list[Episode]:
-        """Play the next episode of the first `count` lanes to its end."""
+        """Play an episode of the first `count` lanes to its end; again where a worker died and cut some short."""
+        for _ in range(1 + MAX_RESTARTS):
+            episodes = self._try(number, count)
+            if episodes is not None:
+                return episodes
+        first = number * self.round
+        which = f"episode {first}" if count == 1 else f"episodes {first} to {first + count - 1}"
+        raise WorkerError(f"{which}: a worker died in each of {1 + MAX_RESTARTS} tries")
+
+    def _try(self, number: int, count: int) -> list[Episode] | None:
+        """The episodes of a round, None where a worker died."""
         assert self._pool is not None
         now = self._layout.split(self._pool.reset(number))
+        restarts = self._pool.restarts  # one in the reset has lost nothing
         lanes = len(now["target"])
         targets, records = now["target"].copy(), [_Record() for _ in range(lanes)]
         alive, dones, states = np.arange(lanes) < count, np.ones(lanes, bool), None
@@ -168,6 +184,8 @@ class HostRecorder:
             frames = now["frame"] if self._draw is None else np.asarray(self._draw(now["frame"]))
             self._pool.send(0, actions, alive)
             step = self._pool.receive(0)
+            if self._pool.restarts != restarts:
+                return None
             after = self._layout.split(step.next_obs)
             for lane in np.flatnonzero(alive):
                 records[lane].add(frames[lane], after["action"][lane], step.reward[lane], now["ground_truth"][lane])

@@ -155,6 +155,27 @@ def test_other_impossible_combinations() -> None:
         host_spec(EnvOptions("GymV21Environment-v0"))
 
 
+@pytest.mark.parametrize(
+    ("env", "option", "srl_model"),
+    [
+        ("MobileRobotGymEnv-v0", "fpv", "ground_truth"),
+        ("MobileRobotGymEnv-v0", "fpv", "scene_poses"),
+        ("KukaButtonGymEnv-v0", "multi_view", "joints"),
+    ],
+)
+def test_a_camera_that_nobody_looks_through_is_refused(env: str, option: str, srl_model: str) -> None:
+    flag = f"--{option.replace('_', '-')}"
+    said = rf"^{flag} adds a picture: it needs --srl-model=raw_pixels, not {srl_model}$"
+    options = EnvOptions(env, srl_model=srl_model, **{option: True})
+    for make, simulator in ((host_factory, "pybullet"), (host_spec, "pybullet"), (device_env, "jax")):
+        with pytest.raises(ValueError, match=said):
+            make(dataclasses.replace(options, simulator=simulator))
+    assert host_factory(options, pictured=True).spec.kwargs[option] is True  # somebody else looks
+    seen = dataclasses.replace(options, srl_model="autoencoder", srl_model_path="models/autoencoder", image_size=16)
+    assert host_spec(seen.seen()).obs_shape == (16, 16, 6)
+    assert host_factory(seen).spec.kwargs == host_factory(seen.seen()).spec.kwargs
+
+
 def test_device_environments() -> None:
     cartpole = device_env(EnvOptions("CartPole-v1", simulator="jax"))
     assert cartpole.spec == host_spec(EnvOptions("CartPole-v1"))

@@ -99,6 +99,8 @@ COMBINATIONS = [
     "--env KukaButtonGymEnv-v0 --fpv --srl-model raw_pixels",
     "--fpv --env MobileRobotGymEnv-v0",
     "--multi-view",
+    "--multi-view --srl-model joints --simulator jax",
+    "--fpv --env MobileRobotGymEnv-v0 --srl-model ground_truth --simulator jax",
     "--env CartPole-v1 --srl-model raw_pixels",
     "--env CartPole-v1 --srl-model joints",
     "--env brax/ant --random-target",

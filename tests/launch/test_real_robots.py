@@ -11,8 +11,9 @@ import pytest
 
 from envs.host.resize import resize_area
 from envs.make import EnvOptions
-from launch import enjoy, train
+from launch import dataset_generator, enjoy, train
 from launch.runtime.checkpoint import Checkpointer
+from representations.dataset import load_dataset
 from tests.envs.host.robot_server import Baxter, Die, Omnirobot, Robobo, RobotServer, served_picture
 from tests.launch.play import frames_of, played, refused, trained, untrained
 
@@ -173,3 +174,18 @@ def test_the_omnirobot_is_real_with_an_address_and_simulated_without(tmp_path: P
     assert not {"eval/return"} & metrics(run_folder(tmp_path / "real"))
     assert train.main([*line, "--eval-episodes=1", f"--log-dir={tmp_path / 'simulated'}"]) == 0
     assert "eval/return" in metrics(run_folder(tmp_path / "simulated"))
+
+
+def test_a_dataset_is_recorded_over_one_connection_with_one_reset_per_episode(tmp_path: Path) -> None:
+    with RobotServer(Robobo()) as server:
+        line = ["--env=RoboboGymEnv-v0", f"--real-robot={server.address}", "--num-episode=2", "--image-size=16"]
+        assert dataset_generator.main([*line, f"--save-path={tmp_path}", "--name=robobo"]) == 0
+        assert server.ended()  # as the original's server does after its one client
+    said = [command["command"] for command in server.commands]
+    assert said == [*(["reset"] + ["action"] * 21) * 2, "exit"]
+    dataset = load_dataset(tmp_path / "robobo")
+    sent = [command["action"] for command in server.commands if "action" in command]
+    assert dataset.actions.tolist() == sent and len(set(sent)) > 1
+    assert np.flatnonzero(dataset.episode_starts).tolist() == [0, 21]
+    np.testing.assert_array_equal(dataset.targets, np.float32([[320.5, 100.0]] * 2))
+    np.testing.assert_array_equal(dataset.frames[30], resize_area(served_picture(), 16))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -49,6 +50,21 @@ class DyingEnv(CountingEnv):
     def misbehave(self, action: int) -> None:
         if action == 1:
             os._exit(7)
+
+
+class DyingInResetEnv(CountingEnv):
+    """Takes its process with it in the reset with one seed, as often as told; `deaths` is a file that counts them."""
+
+    def __init__(self, deaths: Path, seed: int, times: int) -> None:
+        super().__init__()
+        self.deaths, self.seed, self.times = deaths, seed, times
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        died = self.deaths.read_bytes() if self.deaths.exists() else b""
+        if seed == self.seed and len(died) < self.times:
+            self.deaths.write_bytes(died + b"x")
+            os._exit(7)
+        return super().reset(seed=seed)
 
 
 class SleepingEnv(CountingEnv):

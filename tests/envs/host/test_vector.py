@@ -19,6 +19,7 @@ import pytest
 from faulty_envs import (
     CountingEnv,
     DyingEnv,
+    DyingInResetEnv,
     ModulesEnv,
     NotFiniteEnv,
     PictureEnv,
@@ -386,3 +387,21 @@ def test_reset_to_a_numbered_episode() -> None:
         with_number.close()
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize(("workers", "times"), [(1, 1), (1, 3), (2, 1)])
+def test_a_worker_that_dies_in_a_reset_changes_no_episode(workers: int, times: int, tmp_path: Path) -> None:
+    fatal = episode_seed(0, 1, 5)  # environment 1, after environment 0 of the same worker has begun
+    factory = partial(DyingInResetEnv, tmp_path / "deaths", fatal, times)
+    with closing(VectorPool(factory, seeds(2), num_workers=workers)) as pool:
+        for number, begun in ((0, pool.reset()), (5, pool.reset(5)), (6, pool.reset()), (5, pool.reset(5))):
+            assert begun[:, 0].tolist() == [episode_seed(0, index, number) % 1000 for index in range(2)]
+        assert pool.restarts == times
+        assert step(pool, [4, 5]).obs[:, 1:].tolist() == [[1, 4], [1, 5]]
+
+
+def test_a_reset_that_always_kills_its_worker_ends_the_pool(tmp_path: Path) -> None:
+    factory = partial(DyingInResetEnv, tmp_path / "deaths", episode_seed(0, 1, 0), 9)
+    pool = VectorPool(factory, seeds(2), num_workers=1)
+    with pytest.raises(WorkerError, match=r"^worker 0 died in environment 1 \(exit code 7\) 4 times without a step"):
+        pool.reset()
