@@ -126,7 +126,7 @@ def model(args: argparse.Namespace, task: str, method: str, data: Path) -> Path:
     from launch import train_srl
     from representations.encoder import MODEL_FILE
 
-    folder = args.output / task / f"{method}_{args.image_size}"
+    folder = args.output / task / f"{method}_{args.image_size}_{args.samples}_{args.state_dim}_{args.epochs}"
     losses = METHODS[method]
     assert losses is not None
     if not (folder / MODEL_FILE).is_file():
@@ -134,6 +134,10 @@ def model(args: argparse.Namespace, task: str, method: str, data: Path) -> Path:
         words += [f"--training-set-size={args.samples}", "--losses", *losses]
         if method != "supervised":
             words.insert(0, f"--state-dim={args.state_dim}")
+        if any(folder.glob("checkpoints/*")):
+            words = [f"--resume={folder}"]
+        elif folder.exists():  # it was ended before its first checkpoint
+            words.append("--force")
         command(train_srl.main, words)
     return folder
 
@@ -163,7 +167,8 @@ def scores(args: argparse.Namespace, task: str, method: str, folder: Path | None
     from launch.runtime.flags import parse_train_args
     from launch.runtime.training import train
 
-    home = args.output / task / f"rl_{method}_{args.image_size}_{args.num_timesteps}_{args.num_seeds}"
+    sees = folder.name if folder else f"{method}_{args.image_size}"
+    home = args.output / task / f"rl_{sees}_{args.num_timesteps}_{args.num_seeds}"
     if not (home / "score.json").is_file():
         words = [f"--env={TASKS[task]}", "--random-target", "--simulator=jax", f"--srl-model={method}", "--no-vis"]
         words += [f"--num-timesteps={args.num_timesteps}", f"--num-seeds={args.num_seeds}", f"--log-dir={home}"]

@@ -160,7 +160,7 @@ def _left(folder: Path, training: Namespace, words: list[str]) -> list[str]:
     if len(models_of(folder)) == runs:
         return []
     if any(path.name.isdecimal() for path in (folder / CHECKPOINTS_FOLDER).glob("*")):
-        free = [word for word in words if word[2:].partition("=")[0].replace("-", "_") in FREE_ON_RESUME]
+        free = [word for word in words if word[2:].partition("=")[0].replace("-", "_") in {*FREE_ON_RESUME, "plugin"}]
         return [f"--resume={folder}", *free]
     return [*words, "--force"]  # it was ended before its first checkpoint
 

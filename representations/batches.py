@@ -62,15 +62,16 @@ def give_pairs(batches: np.ndarray, actions: np.ndarray, rewards: np.ndarray, rn
     """
     batches, rows = batches.copy(), np.unique(batches)
     for batch in batches:
-        if not _has_pair(batch, actions, rewards):
+        if not has_pair(batch, actions, rewards):
             _replace_some(batch, rows, actions, rewards, rng)
     return np.sort(batches, axis=1)
 
 
-def _has_pair(rows: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> bool:
-    """Whether two rows have the same action and different rewards."""
-    same = actions[rows][:, None] == actions[rows][None]
-    return bool((same & (rewards[rows][:, None] != rewards[rows][None])).any())
+def has_pair(rows: np.ndarray, actions: np.ndarray, rewards: np.ndarray) -> bool:
+    """Whether two of the rows, int64 [...], have the same action and different rewards."""
+    rows = np.ravel(rows)
+    outcomes = np.unique(np.stack([actions[rows], rewards[rows]]), axis=1)
+    return outcomes.shape[1] > len(np.unique(actions[rows]))
 
 
 def _replace_some(
@@ -86,7 +87,7 @@ def _replace_some(
             batch[rng.choice(others)] = rng.choice(partners)
             return
     raise ValueError(
-        "--losses priors needs two transitions with the same action and different rewards, the dataset has none"
+        "--losses priors needs two transitions with the same action and different rewards, those that train have none"
     )
 
 

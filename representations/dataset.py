@@ -85,6 +85,10 @@ class Dataset:
         return states
 
 
+class PictureError(ValueError):
+    """A picture of a dataset is missing, damaged or of another size than the others."""
+
+
 class JpegFrames:
     """Pictures in files, decoded when they are asked for; indexed like an array [T, H, W, C].
 
@@ -128,7 +132,7 @@ class JpegFrames:
         views = [read_picture(path) for path in self._paths[row]]
         frame = np.concatenate(views, axis=-1)
         if frame.shape != self.shape[1:]:
-            raise ValueError(f"picture {self._paths[row][0]} is {frame.shape}, the first one is {self.shape[1:]}")
+            raise PictureError(f"picture {self._paths[row][0]} is {frame.shape}, the first one is {self.shape[1:]}")
         return frame
 
 
@@ -136,7 +140,7 @@ def read_picture(path: Path) -> np.ndarray:
     """Read a picture file, uint8 [H, W, 3].
 
     Raises:
-        ValueError: It is missing or damaged.
+        PictureError: It is missing or damaged.
     """
     from PIL import Image
 
@@ -144,7 +148,7 @@ def read_picture(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"picture {path} is missing or damaged ({type(error).__name__})") from None
+        raise PictureError(f"picture {path} is missing or damaged ({type(error).__name__})") from None
 
 
 def write_picture(path: Path, picture: np.ndarray) -> None:

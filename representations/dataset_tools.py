@@ -9,22 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from representations.dataset import Dataset, load_dataset
+from launch.runtime.files import read_json
+from representations.dataset import SEAL_FILE, Dataset, load_dataset
 from representations.dataset_writer import DatasetWriter, check_folder
+
+_ADVICE = "choose another folder"
 
 
 def merge(sources: Sequence[str | Path], destination: str | Path, layout: str = "compact") -> Dataset:
     """Join datasets: all episodes of the first, then those of the next. The sources are left as they are.
 
+    What was interrupted goes on where it was.
+
     Args:
         sources: Folders of datasets of the same environment, pictures, actions and meaning of positions.
-        destination: Folder of the new one, which must not exist.
+        destination: Folder of the new one, which must not exist, or be one that this has begun.
         layout: "compact" or "original".
 
     Raises:
         ValueError: A source is no dataset, they differ, or the destination exists.
     """
-    check_folder(Path(destination))
+    check_folder(Path(destination), advice=_ADVICE)
     datasets = [load_dataset(source) for source in sources]
     first = datasets[0]
     for other in datasets[1:]:
@@ -37,7 +42,8 @@ def merge(sources: Sequence[str | Path], destination: str | Path, layout: str = 
                     f"{other.config[name]}"
                 )
     config = {**first.config, "num_actions": max(dataset.config["num_actions"] for dataset in datasets)}
-    return _write(datasets, destination, layout, config, [dataset.ground_truth for dataset in datasets])
+    positions, relative = [dataset.ground_truth for dataset in datasets], any(map(_made_relative, datasets))
+    return _write(datasets, destination, layout, config, positions, relative)
 
 
 def to_relative(source: str | Path, destination: str | Path, layout: str = "compact") -> Dataset:
@@ -48,11 +54,19 @@ def to_relative(source: str | Path, destination: str | Path, layout: str = "comp
     Raises:
         ValueError: The source is no dataset, the destination exists, or positions are relative already.
     """
-    check_folder(Path(destination))
+    check_folder(Path(destination), advice=_ADVICE)
     dataset = load_dataset(source)
+    if _made_relative(dataset):
+        raise ValueError(f"positions of dataset {dataset.folder} are relative to the target already")
     states = np.array(dataset.ground_truth)
     states[:, : dataset.targets.shape[1]] -= dataset.true_targets()
-    return _write([dataset], destination, layout, {**dataset.config, "relative_pos": False}, [states])
+    return _write([dataset], destination, layout, {**dataset.config, "relative_pos": False}, [states], relative=True)
+
+
+def _made_relative(dataset: Dataset) -> bool:
+    """Whether `to_relative` has written a dataset; what others have written does not tell."""
+    seal = dataset.folder / SEAL_FILE
+    return seal.is_file() and read_json(seal, f"dataset {dataset.folder}").get("plan", {}).get("relative", False)
 
 
 def _write(
@@ -61,13 +75,19 @@ def _write(
     layout: str,
     config: dict[str, Any],
     positions: Sequence[np.ndarray],
+    relative: bool,
 ) -> Dataset:
     """Write the episodes of datasets, in order, with other true positions."""
-    writer = DatasetWriter(destination, config, {"from": [str(dataset.folder) for dataset in datasets]}, layout)
+    plan = {"from": [str(dataset.folder) for dataset in datasets], "relative": relative}
+    writer = DatasetWriter(destination, config, plan, layout, advice=_ADVICE)
+    left_out = writer.episodes  # by an earlier call that was interrupted
     try:
         for dataset, states in zip(datasets, positions, strict=True):
             starts = [*np.flatnonzero(dataset.episode_starts), len(dataset)]
             for number, (start, stop) in enumerate(pairwise(starts)):
+                if left_out:
+                    left_out -= 1
+                    continue
                 rows = slice(start, stop)
                 writer.add_episode(
                     dataset.frames[rows],

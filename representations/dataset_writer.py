@@ -27,6 +27,7 @@ from representations.dataset import (
 
 FORMATS = ("compact", "original")
 GLOBALS_FILE = "env_globals.json"
+FORCE = "choose another --name, or --force to replace it"  # advice of the generator
 _TYPES = {"rewards": np.float32, "episode_starts": np.bool_, "ground_truth": np.float32, "targets": np.float32}
 
 
@@ -43,6 +44,7 @@ class DatasetWriter:
         layout: "compact" or "original".
         constants: What `env_globals.json` is to hold.
         overwrite: Delete what is in the folder.
+        advice: What to do where the folder cannot be used, at the end of the message.
 
     Raises:
         ValueError: The folder holds something else, a complete dataset, or one that was begun with another plan.
@@ -57,6 +59,7 @@ class DatasetWriter:
         layout: str = "compact",
         constants: Mapping[str, Any] | None = None,
         overwrite: bool = False,
+        advice: str = FORCE,
     ) -> None:
         self.folder, self._layout = Path(folder), layout
         self._config = {key: config[key] for key in CONFIG_KEYS}
@@ -65,7 +68,7 @@ class DatasetWriter:
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}  # of one row of each array
         if overwrite and self.folder.exists():
             shutil.rmtree(self.folder)
-        check_folder(self.folder, self._header)
+        check_folder(self.folder, self._header, advice)
         if (self.folder / PROGRESS_FILE).is_file():
             progress = read_json(self.folder / PROGRESS_FILE, f"dataset {self.folder}")
             self.episodes, self.rows = int(progress["episodes"]), int(progress["rows"])
@@ -216,6 +219,8 @@ class DatasetWriter:
         name = self.folder.resolve().name
         paths = [f"{name}/record_{i:03d}/frame{t:06d}" for i, length in enumerate(lengths) for t in range(length)]
         training = {key: arrays[key] for key in ("actions", "rewards", "episode_starts")}
+        if self._config["num_actions"] > 0:
+            training["actions"] = training["actions"].astype(np.int64)  # as PyTorch wants the classes of a loss
         np.savez(self.folder / PREPROCESSED, **training)
         np.savez(
             self.folder / GROUND_TRUTH,
@@ -227,12 +232,13 @@ class DatasetWriter:
         write_json(self.folder / ORIGINAL_CONFIG, described)
 
 
-def check_folder(folder: Path, header: Mapping[str, Any] | None = None) -> None:
+def check_folder(folder: Path, header: Mapping[str, Any] | None = None, advice: str = FORCE) -> None:
     """Refuse a folder that a new dataset must not take, or one under way that was begun with another plan.
 
     Args:
         folder: Folder of the dataset.
         header: Format, configuration and plan of the dataset that is to be written; None where they are not known yet.
+        advice: What to do then, at the end of the message.
 
     Raises:
         ValueError: Something else is there.
@@ -243,11 +249,10 @@ def check_folder(folder: Path, header: Mapping[str, Any] | None = None) -> None:
             if found.get(part) != wanted:
                 found_part = _difference(found.get(part), wanted, part)
                 raise ValueError(
-                    f"dataset {folder} was begun with {found_part}: give the same flags to continue it, or --force to "
-                    "begin anew"
+                    f"dataset {folder} was begun with {found_part}: give the same flags to continue it, or {advice}"
                 )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists already: choose another --name, or --force to replace it")
+        raise ValueError(f"{folder} exists already: {advice}")
     elif folder.exists():
         folder.rmdir()
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from representations.batches import Batches, give_pairs, make_batches, negatives
+from representations.batches import Batches, give_pairs, has_pair, make_batches, negatives
 from representations.dataset import Dataset
 from representations.objective import Batch, Hyper, Objective, Weights
 
@@ -114,7 +114,11 @@ class Learner:
         batches = make_batches(self._data.episode_starts, batch_size, share, rng)
         if "priors" in self._objective.design.names:
             actions, rewards = self._data.actions, self._data.rewards
-            batches = Batches(*(give_pairs(part, actions, rewards, rng) for part in batches))
+            train = give_pairs(batches.train, actions, rewards, rng)
+            validation = batches.validation
+            if has_pair(validation, actions, rewards):  # else causality cannot be validated, and is 0 there
+                validation = give_pairs(validation, actions, rewards, rng)
+            batches = Batches(train, validation)
         return batches
 
     def _keys(self, group: list[int]) -> jax.Array:

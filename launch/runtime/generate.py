@@ -199,18 +199,23 @@ def _record(args: Namespace, folder: Path, options: EnvOptions, recorder: Record
 
 
 def _check_space(args: Namespace, folder: Path, recorder: Recorder) -> None:
-    """Refuse a dataset that could not fit the disk.
+    """Refuse a dataset of which the episodes that are left could not fit the disk.
 
     Raises:
-        ValueError: It could not.
+        ValueError: They could not.
     """
     place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free, most = shutil.disk_usage(place).free, args.num_episode * recorder.max_steps * recorder.frame_bytes
+    free, done = shutil.disk_usage(place).free, 0
+    if args.force:
+        free += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    elif (folder / PROGRESS_FILE).is_file():
+        done = int(read_json(folder / PROGRESS_FILE, f"dataset {folder}")["episodes"])
+    most = (args.num_episode - done) * recorder.max_steps * recorder.frame_bytes
     print(f"at most {most / 2**30:.2f} GiB of pictures, {free / 2**30:.1f} GiB are free", flush=True)
     if most > free and args.format == "compact":
         raise ValueError(
-            f"{args.num_episode} episodes may take {most / 2**30:.1f} GiB, {place} has {free / 2**30:.1f} GiB free: "
-            "take fewer episodes, smaller pictures (--image-size) or --format=original"
+            f"{args.num_episode - done} episodes may take {most / 2**30:.1f} GiB, {place} has "
+            f"{free / 2**30:.1f} GiB free: take fewer episodes, smaller pictures (--image-size) or --format=original"
         )
 
 

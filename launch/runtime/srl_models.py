@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launch.runtime.errors import UsageError, hint
+from launch.runtime.validation import constructor_keywords
 from representations.registry import check_environment, learned
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def resolve_srl_model(args: Namespace, given: Collection[str]) -> None:
         if "srl_model" in given:
             raise UsageError(f"--srl-model={args.srl_model} is not learned: leave out --srl-model-path={path}")
         args.srl_model = kind_of(spec)
-    if args.srl_model == "multi_view_srl":
-        args.multi_view = True
+    if args.srl_model == "multi_view_srl":  # the robot's own camera, the second view of --fpv, is not looked at
+        args.multi_view = "multi_view" in (constructor_keywords(args.env, "pybullet", real=False) or ())
     if "image_size" not in given:
         args.image_size = spec["image_size"]
     check_model(spec, path, args)

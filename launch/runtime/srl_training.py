@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from argparse import Namespace
@@ -24,7 +25,7 @@ from launch.runtime.srl_charts import draw_losses, draw_reconstructions
 from launch.runtime.srl_flags import saved_flags
 from launch.runtime.sweep import Plan, plan
 from launch.runtime.wandb_sink import artifact_name
-from representations.dataset import Dataset, load_dataset
+from representations.dataset import Dataset, PictureError, load_dataset
 from representations.encoder import EncoderSpec, encode_function, load_encoder, save_encoder
 from representations.learner import Learner
 from representations.loss_flags import family_of
@@ -40,7 +41,7 @@ def train_representation(args: Namespace) -> Path:
 
     Raises:
         ValueError: the dataset or the flags are wrong; nothing was written.
-        RunError: every run has diverged.
+        RunError: every run has diverged, or a picture of the dataset is damaged.
         OSError: a file cannot be written.
     """
     data = first_frames(load_dataset(args.data_folder), args.training_set_size)
@@ -244,6 +245,8 @@ class _Training:
             if args.artifacts:
                 _send(logger, self._data)
             code = 0
+        except PictureError as error:
+            raise RunError(str(error)) from None
         finally:
             logger.close(code)
         print(f"model {folder}")
@@ -367,8 +370,8 @@ def _finish(
     decoder = weights.variables("decoder") if "decoder" in weights.params else None
     best = min((value for value in history.get("val_loss", []) if math.isfinite(value)), default=None)
     info = {"data_folder": str(args.data_folder), "epochs": len(history.get("val_loss", [])), "val_loss": best}
-    save_encoder(folder, spec, params, decoder, {**info, "run": label})
-    files.write_json(folder / "exp_config.json", _exp_config(args, spec, folder))
+    config = json.dumps(files.json_safe(_exp_config(args, spec, folder)), indent=2, allow_nan=False)
+    files.write_atomic(folder / "exp_config.json", (config + "\n").encode())
     encode = jax.jit(encode_function(spec))
     count = len(data.rewards)
     states = [
@@ -377,14 +380,15 @@ def _finish(
     ]
     with (folder / "states_rewards.npz").open("wb") as file:
         np.savez(file, states=np.concatenate(states), rewards=np.asarray(data.rewards))
-    if not history:
-        return
-    with (folder / "loss_history.npz").open("wb") as file:
-        np.savez(file, **{name: np.array(values) for name, values in history.items()})  # type: ignore[arg-type]
-    if not args.no_display_plots:
-        draw_losses(history, folder / "losses.png")
-        if decoder is not None:
-            draw_reconstructions(data.frames, spec, params, decoder, folder / "reconstructions.png")
+    if history:
+        with (folder / "loss_history.npz").open("wb") as file:
+            np.savez(file, **{name: np.array(values) for name, values in history.items()})  # type: ignore[arg-type]
+        if not args.no_display_plots:
+            draw_losses(history, folder / "losses.png")
+            if decoder is not None:
+                draw_reconstructions(data.frames, spec, params, decoder, folder / "reconstructions.png")
+    # Last: a folder that has a model is complete.
+    save_encoder(folder, spec, params, decoder, {**info, "run": label})
 
 
 _RECORDED = (
@@ -407,9 +411,9 @@ _RECORDED = (
 
 
 def _exp_config(args: Namespace, spec: EncoderSpec, folder: Path) -> dict[str, Any]:
-    """What the original's exp_config.json says, under its names."""
+    """What the original's exp_config.json says, under its names; the parts of a split in their own order."""
     split = any(spec.dimensions)
-    return {
+    config = {
         **{name: getattr(args, name.replace("-", "_")) for name in _RECORDED},
         "experiment-name": folder.name,
         "log-folder": str(folder),
@@ -419,3 +423,4 @@ def _exp_config(args: Namespace, spec: EncoderSpec, folder: Path) -> dict[str, A
         "split-dimensions": dict(zip(spec.losses, spec.dimensions, strict=True)) if split else -1,
         "state-dim": spec.state_dim,
     }
+    return dict(sorted(config.items()))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from launch import dataset_generator, dataset_tools
 from launch.runtime import recording
 from launch.runtime.files import read_json
 from representations.dataset import load_dataset
+from tests.launch.play import untrained
 
 ENV = "MobileRobotGymEnv-v0"
 ARRAYS = ("frames", "actions", "rewards", "episode_starts", "ground_truth", "targets")
@@ -74,7 +78,53 @@ def test_neither_workers_nor_interruptions_change_a_dataset(generate, simulator,
     assert code == 130
     code, said = generate("part", "--num-episode=4", *words)
     assert code == 2 and "num_episode 3, not 4" in said
-    same(generate("part", "--num-episode=3", *words), whole)
+    episode = 251 * 16 * 16 * 3  # bytes of pictures: what is recorded already needs no more room
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=episode - 1))
+        code, said = generate("part", "--num-episode=3", *words)
+        assert code == 2 and "1 episodes may take" in said
+        patch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=episode))
+        same(generate("part", "--num-episode=3", *words), whole)
+
+
+def doomed(at):
+    """A pool whose first worker is killed before the sends with these numbers."""
+
+    class Doomed(recording.VectorPool):
+        sends = 0
+
+        def send(self, *words):
+            self.sends += 1
+            if at(self.sends):
+                self._workers[0].process.kill()
+                self._workers[0].process.wait()
+            super().send(*words)
+
+    return Doomed
+
+
+def test_a_worker_that_dies_changes_nothing_in_a_dataset(generate, monkeypatch, caplog):
+    monkeypatch.setattr(recording, "LANES", 2)
+    words = ("-r", "--num-episode=2", "--num-cpu=2")
+    whole = generate("whole", *words)
+    # the second time before the first step of the round that is played again
+    monkeypatch.setattr(recording, "VectorPool", doomed({60, 61}.__contains__))
+    same(generate("disturbed", *words), whole)
+    assert caplog.text.count("worker 0 died") == 2
+
+
+def test_workers_that_die_in_every_try_end_the_recording(generate, monkeypatch, tmp_path):
+    monkeypatch.setattr(recording, "LANES", 1)
+    monkeypatch.setattr(recording, "VectorPool", doomed(lambda number: number > 251 and number % 10 == 0))
+    code, said = generate("a", "--num-episode=2")
+    assert code == 3 and said.splitlines()[-1] == "error: episode 1: a worker died in each of 4 tries"
+    assert read_json(tmp_path / "a" / "progress.json", "a")["episodes"] == 1
+
+
+def test_a_policy_that_sees_no_pictures_is_recorded_by_two_cameras(generate, tmp_path):
+    folder = untrained(tmp_path / "final", "random_agent", EnvOptions(ENV))
+    dataset = generate("seen", "--num-episode=1", "--fpv", f"--run-policy={folder}")
+    assert dataset.frames.shape == (251, 16, 16, 6) and np.ptp(dataset.frames[0, ..., 3:]) > 0
 
 
 @pytest.mark.slow

@@ -144,6 +144,13 @@ def test_names_are_looked_up(model, tmp_path, monkeypatch) -> None:
     assert not EnvOptions.from_args(parse()).learned
 
 
+def test_a_model_of_two_views_needs_the_second_camera_only_where_there_is_one(tmp_path) -> None:
+    for env, second in ((MOBILE, False), ("KukaButtonGymEnv-v0", True)):
+        model = linear_model(tmp_path / env, env, losses=("triplet",))
+        args = parse_train_args([*SMALL, f"--env={env}", f"--srl-model-path={model}"])
+        assert (args.srl_model, args.multi_view) == ("multi_view_srl", second)
+
+
 def test_the_newest_of_a_kind_is_taken(tmp_path) -> None:
     import os
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from representations.dataset import JpegFrames, load_dataset, write_picture
+from representations.dataset_tools import merge, to_relative
 from representations.dataset_writer import DatasetWriter
 
 CONFIG = {
@@ -168,3 +169,38 @@ def test_what_is_no_dataset_is_refused(tmp_path):
     (tmp_path / "good" / "dataset.json").write_text("{}")
     with pytest.raises(ValueError, match="version"):
         load_dataset(tmp_path / "good")
+
+
+def test_what_the_original_reads_has_its_types(tmp_path):
+    folder = write(tmp_path / "set", "original").folder
+    with np.load(folder / "preprocessed_data.npz") as stored:
+        # PyTorch's cross entropy takes classes as 64-bit integers only, and the original passes them on as they are.
+        assert stored["actions"].dtype == np.int64 and stored["rewards"].dtype == np.float32
+    assert load_dataset(folder).actions.dtype == np.int32
+
+
+def test_an_interrupted_merge_goes_on_where_it_was(tmp_path):
+    first = write(tmp_path / "a", lengths=(5, 3))
+    second = write(tmp_path / "b", "original", lengths=(5, 3, 4))
+    whole = merge([first.folder, second.folder], tmp_path / "whole")
+    picture = second.folder / "record_001" / "frame000002.jpg"
+    good = picture.read_bytes()
+    picture.write_bytes(good[:100])
+    with pytest.raises(ValueError, match=r"frame000002\.jpg is missing or damaged"):
+        merge([first.folder, second.folder], tmp_path / "cut")
+    picture.write_bytes(good)
+    again = merge([first.folder, second.folder], tmp_path / "cut")
+    for name in ("frames", "actions", "rewards", "ground_truth", "targets", "episode_starts"):
+        np.testing.assert_array_equal(np.asarray(getattr(again, name)), np.asarray(getattr(whole, name)))
+    with pytest.raises(ValueError, match=r"cut exists already: choose another folder$"):
+        merge([first.folder, second.folder], tmp_path / "cut")
+
+
+@pytest.mark.parametrize("layout", ["compact", "original"])
+def test_targets_are_subtracted_once(tmp_path, layout):
+    relative = to_relative(write(tmp_path / "a").folder, tmp_path / "b", layout)
+    twice = merge([relative.folder, relative.folder], tmp_path / "c", layout)
+    for dataset in (relative, twice):
+        with pytest.raises(ValueError, match="are relative to the target already"):
+            to_relative(dataset.folder, tmp_path / "d")
+    assert not (tmp_path / "d").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from representations.batches import give_pairs, make_batches, negatives
+from representations.batches import give_pairs, has_pair, make_batches, negatives
 from representations.loss_flags import Term, family_of, parse_losses
 from representations.pca import principal_components
 
@@ -44,6 +44,12 @@ def test_every_minibatch_gets_a_pair_with_different_rewards():
     assert (given != batches).any() and set(given.ravel()) <= set(range(60))
     with pytest.raises(ValueError, match=r"^--losses priors needs two transitions with the same action and different"):
         give_pairs(batches, actions, np.zeros(60), rng)
+
+
+def test_pairs_have_the_same_action_and_different_rewards():
+    actions, rewards = np.array([0, 0, 1, 1, 2]), np.array([0.0, 0.0, 0.0, 1.0, 1.0])
+    assert has_pair(np.array([[2, 0], [1, 3]]), actions, rewards)
+    assert not has_pair(np.array([0, 1, 2, 4]), actions, rewards) and not has_pair(np.array([3]), actions, rewards)
 
 
 def test_negatives_are_other_frames_of_the_episode():

@@ -47,9 +47,9 @@ def twin_dataset(episodes: int = 4, length: int = 60, size: int = 24, fpv: bool 
     return Dataset("twin", Path("twin"), *flat, targets, config)
 
 
-def written(folder: Path, data: Dataset) -> Path:
+def written(folder: Path, data: Dataset, layout: str = "compact") -> Path:
     """Write a dataset and return its folder."""
-    writer = DatasetWriter(folder, data.config, {"seed": 0, "num_episode": len(data.targets)}, "compact")
+    writer = DatasetWriter(folder, data.config, {"seed": 0, "num_episode": len(data.targets)}, layout)
     for episode, target in enumerate(data.targets):
         rows = data.episodes == episode
         parts = [x[rows] for x in (data.frames, data.actions, data.rewards, data.ground_truth)]
