@@ -237,7 +237,12 @@ def make(spec: Spec, config: Config) -> Agent:
 
     traits = Traits(rollout_length=config.n_steps, num_envs=config.num_cpu)
     agent = policy.agent(init, update, traits, lambda pi, action: {"behaviour": pi.probabilities()})
-    return agent._replace(discard=keep_replay)
+    return agent._replace(discard=keep_replay, adopted=_adopted)
+
+
+def _adopted(state: AgentState) -> AgentState:
+    """The average policy begins as the policy."""
+    return state._replace(learning=state.learning._replace(average=copied(state.acting.params)))
 
 
 def _replays(clock: Clock, ratio: float, first: int) -> jax.Array:

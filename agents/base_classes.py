@@ -183,10 +183,12 @@ class JaxAlgorithm(BaseRLObject):
         """Return actions [N, ...], sampled from the policy where `explore` is set; `dones` as for `getAction`.
 
         Raises:
-            ValueError: There is no policy yet.
+            ValueError: There is no policy yet, or nothing to sample from.
         """
-        if self.state is None:
+        if self.state is None or self.agent is None:
             raise ValueError(f"{self.name} has no policy to play: train or load it first")
+        if explore and self.agent.traits.fresh_episodes:
+            raise ValueError(f"{self.name} explores by its parameters: its policy has no actions to sample")
         self._key, key = jax.random.split(jax.random.key(0) if self._key is None else self._key)
         if self._memory is None:
             self._memory = self._player.begin(len(observation))
@@ -196,9 +198,14 @@ class JaxAlgorithm(BaseRLObject):
         return np.asarray(action)
 
     def getActionProba(self, observation: np.ndarray, dones: np.ndarray | None = None) -> np.ndarray | None:
-        """Return action probabilities [N, n], or the mean action [N, size]."""
+        """Return action probabilities [N, n], or the mean action [N, size]; `dones` as for `getAction`.
+
+        An agent with memory is asked before `getAction`, which takes the observations into its memory.
+        """
         assert self.agent is not None, "train or load a policy first"
         memory = self._player.begin(len(observation)) if self._memory is None else self._memory
+        if dones is not None:
+            memory = self._player.forget(memory, jnp.asarray(dones))
         return np.asarray(self._probabilities(self.state, observation, memory))
 
     def getOptParam(self) -> dict[str, tuple[type, tuple[float, float] | list[Any]]] | None:

@@ -15,7 +15,16 @@ from jax.typing import ArrayLike
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, keep_replay, track
+from agents.common.off_policy import (
+    ActionBounds,
+    check_replay,
+    copied,
+    cut_replay,
+    draw,
+    gradient_steps,
+    keep_replay,
+    track,
+)
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
@@ -198,22 +207,23 @@ def gradient_step(
 
 
 def perturb(
-    networks: Networks, actor: Any, old: Perturbed, obs: jax.Array, aim: ArrayLike, key: jax.Array
+    networks: Networks, before: Any, actor: Any, old: Perturbed, obs: jax.Array, aim: ArrayLike, key: jax.Array
 ) -> tuple[Perturbed, jax.Array]:
     """Adapt the parameter noise and draw it anew (Plappert et al. 2018, arXiv 1706.01905, section 3).
 
     Args:
         networks: Actor and critics.
-        actor: Actor parameters.
+        before: Actor parameters that the noise was drawn around.
+        actor: Actor parameters to draw it around now.
         old: The actor that has explored, and its noise.
         obs: Standardised observations [B, *obs_shape] that it explored in.
         aim: Standard deviation [] of actions to aim at.
         key: Typed key [].
 
     Returns:
-        (the actor to explore with, how far the old one's actions were from the actor's [])
+        (the actor to explore with, how far the noise has moved the old one's actions [])
     """
-    distance = jnp.sqrt(jnp.mean((networks.action(actor, obs) - networks.action(old.actor, obs)) ** 2))
+    distance = jnp.sqrt(jnp.mean((networks.action(before, obs) - networks.action(old.actor, obs)) ** 2))
     sigma = jnp.where(distance < aim, old.sigma * PARAM_NOISE_FACTOR, old.sigma / PARAM_NOISE_FACTOR)
     leaves, structure = jax.tree.flatten(actor)
     keys = jax.random.split(key, len(leaves))
@@ -272,7 +282,7 @@ def make(spec: Spec, config: Config) -> Agent:
     networks = Networks(DeterministicActor(encoder, size, config.net_arch), critics_network)
     exploration = Exploration(networks, config, bounds, size)
     memory = ReplayMemory(spec, config.memory_limit, config.nb_rollout_steps, config.num_cpu)
-    first_update = -(-config.learning_starts // (config.num_cpu * config.nb_rollout_steps))
+    first_update = memory.first_update(config.learning_starts)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         keys, obs = jax.random.split(key), jnp.zeros((1, *spec.obs_shape), spec.obs_dtype)
@@ -306,16 +316,27 @@ def make(spec: Spec, config: Config) -> Agent:
         (_, learned), metrics = gradient_steps(step, carry, learn_key, config.nb_train_steps, ready)
         if isinstance(perturbed, Perturbed):
             obs = normalize(stats, batch.obs).reshape(-1, *spec.obs_shape)
-            perturbed, distance = perturb(networks, learned.actor, perturbed, obs, hyper.noise_param_sigma, noise_key)
+            actors, aim = (acting.actor, learned.actor), hyper.noise_param_sigma
+            perturbed, distance = perturb(networks, *actors, perturbed, obs, aim, noise_key)
             metrics = metrics | {"param_noise": perturbed.sigma, "param_noise_distance": distance}
-        acting = Acting(learned.actor, stats, acting.sigma, clock.iteration + 1 < first_update)
+        sigma = jnp.asarray(hyper.noise_action_sigma, jnp.float32)
+        acting = Acting(learned.actor, stats, sigma, clock.iteration + 1 < first_update)
         return AgentState(acting, Learning(learned._replace(actor=()), replay, perturbed)), metrics
 
     def probabilities(state: AgentState, obs: jax.Array, process: jax.Array) -> jax.Array:
         return exploration.act(state, obs, jax.random.key(0), False, process)[0]
 
     traits = Traits(rollout_length=config.nb_rollout_steps, num_envs=config.num_cpu)
-    return Agent(init, exploration.act, update, traits, probabilities, exploration.begin, discard=keep_replay)
+    agent = Agent(init, exploration.act, update, traits, probabilities, exploration.begin)
+    return agent._replace(discard=keep_replay, adopted=_adopted, cut=cut_replay(memory))
+
+
+def _adopted(state: AgentState) -> AgentState:
+    """The target actor and the one that explores begin as the policy."""
+    actor, (learned, replay, perturbed) = state.acting.actor, state.learning
+    if isinstance(perturbed, Perturbed):
+        perturbed = perturbed._replace(actor=copied(actor))
+    return state._replace(learning=Learning(learned._replace(actor_target=copied(actor)), replay, perturbed))
 
 
 class DDPG(JaxAlgorithm):

@@ -11,7 +11,7 @@ import optax
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import check_replay, copied, gradient_steps, iterations_of
+from agents.common.off_policy import check_replay, copied, cut_replay, gradient_steps, iterations_of
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.replay import Minibatch, Priorities, PrioritizedSampler, Replay, ReplayMemory, UniformSampler
 from agents.common.schedules import schedule
@@ -118,16 +118,17 @@ def gradient_step(
     place, weight = sampler.sample(learning.priorities, key, config.batch_size, beta, clock)
     data = parts.memory.read(learning.replay, place, hyper.gamma)
     data = data._replace(obs=normalize(acting.stats, data.obs), next_obs=normalize(acting.stats, data.next_obs))
+    weight = weight * data.weight
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         error = td_error(parts.network, params, learning.target, data, config.double)
-        return jnp.mean(weight * data.weight * optax.losses.huber_loss(error)), error
+        return jnp.mean(weight * optax.losses.huber_loss(error)), error
 
     (value, error), grads = jax.value_and_grad(loss, has_aux=True)(acting.params)
     grads, grad_norm = clip_by_global_norm(grads, hyper.max_grad_norm)
     rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
     params, optimizer = descend(parts.adam, acting.params, learning.optimizer, grads, rate)
-    priorities = sampler.update(learning.priorities, place, data.weight * error, hyper.prioritized_alpha)
+    priorities = sampler.update(learning.priorities, place, error, weight, hyper.prioritized_alpha)
     metrics = {"loss": value, "td_error": jnp.mean(jnp.abs(error)), "grad_norm": grad_norm, "learning_rate": rate}
     return params, optimizer, priorities, metrics
 
@@ -150,7 +151,7 @@ def make(spec: Spec, config: Config) -> Agent:
     memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu, config.n_step)
     sampler = PrioritizedSampler(memory) if config.prioritized else UniformSampler(memory)
     parts = Parts(network, memory, sampler, optax.scale_by_adam(), config)
-    first_update = -(-config.learning_starts // per_iteration)
+    first_update = memory.first_update(config.learning_starts)
     copy_every = iterations_of(config.target_network_update_freq, per_iteration)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
@@ -194,13 +195,19 @@ def make(spec: Spec, config: Config) -> Agent:
         return jax.nn.softmax(values(state.acting, obs))
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    return Agent(init, act, update, traits, probabilities, discard=_keep_replay)
+    cut = cut_replay(memory)
+    return Agent(init, act, update, traits, probabilities, discard=_keep_replay, adopted=_adopted, cut=cut)
 
 
 def _keep_replay(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
     """The state before an update that is thrown away, with what it has written into the memory."""
     replay, priorities = new.learning.replay, new.learning.priorities
     return old._replace(learning=old.learning._replace(replay=replay, priorities=priorities))
+
+
+def _adopted(state: AgentState) -> AgentState:
+    """The target network is that of the policy."""
+    return state._replace(learning=state.learning._replace(target=copied(state.acting.params)))
 
 
 class DeepQ(JaxAlgorithm):

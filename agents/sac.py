@@ -14,7 +14,16 @@ from agents.base_classes import JaxAlgorithm
 from agents.common.distributions import StateDependentGaussian, TanhGaussian
 from agents.common.exploration import Noise, no_noise, renewed
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import ActionBounds, check_replay, copied, draw, gradient_steps, keep_replay, track
+from agents.common.off_policy import (
+    ActionBounds,
+    check_replay,
+    copied,
+    cut_replay,
+    draw,
+    gradient_steps,
+    keep_replay,
+    track,
+)
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
@@ -195,7 +204,7 @@ def make(spec: Spec, config: Config) -> Agent:
     networks = Networks(actor_network, Critics(encoder, 2, config.net_arch))
     memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu)
     every = config.sde_sample_freq if config.sde_sample_freq > 0 else config.train_freq
-    first_update = -(-config.learning_starts // (config.num_cpu * config.train_freq))
+    first_update = memory.first_update(config.learning_starts)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
         keys, obs = jax.random.split(key), jnp.zeros((1, *spec.obs_shape), spec.obs_dtype)
@@ -235,7 +244,8 @@ def make(spec: Spec, config: Config) -> Agent:
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
     begins = partial(begin, networks, spec) if config.use_sde else None
-    return Agent(init, act, update, traits, probabilities, begins, discard=keep_replay)
+    cut = cut_replay(memory)
+    return Agent(init, act, update, traits, probabilities, begins, discard=keep_replay, cut=cut)
 
 
 class SAC(JaxAlgorithm):

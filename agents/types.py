@@ -107,6 +107,10 @@ class Agent(NamedTuple):
         discard: (old state, new state, key) -> the state after an update that is thrown away because a number was not
             finite. None is the old state. A replay memory stays as the update left it (the very leaves of the new
             state, so that it is still written in place), and a search draws new candidates.
+        adopted: (state) -> the state where another policy has taken the place of `state.acting`: target networks and
+            the like follow. It only copies leaves, whatever axes they lead with. None changes nothing.
+        cut: (state, iteration) -> the state where all environments begin anew after so many iterations, as on the host
+            when a run is resumed. None changes nothing.
     """
 
     init: Callable[..., AgentState]
@@ -117,6 +121,8 @@ class Agent(NamedTuple):
     memory: Callable[[int], Any] | None = None
     others: Callable[[AgentState], dict[str, Any]] = lambda state: {}
     discard: Callable[[AgentState, AgentState, jax.Array], AgentState] | None = None
+    adopted: Callable[[AgentState], AgentState] | None = None
+    cut: Callable[[AgentState, jax.Array], AgentState] | None = None
 
 
 class Player:

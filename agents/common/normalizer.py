@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 CLIP = 10.0  # standard deviations
 EPSILON = 1e-8
+SMALLEST_SHARE = 2.0**-20  # of a batch in the statistics
 
 
 class RunningStats(NamedTuple):
@@ -45,9 +46,11 @@ def update_stats(stats: RunningStats, obs: jax.Array, weight: jax.Array | None =
     var = jnp.sum(wide * (obs - mean) ** 2, axes) / safe_total
     number = stats.number + total
     delta = mean - stats.mean
-    new_mean = stats.mean + delta * total / number
-    m2 = stats.var * stats.number + var * total + delta**2 * stats.number * total / number
-    return RunningStats(new_mean, m2 / number, number)
+    # By shares, not by sums, and by no smaller ones than float32 resolves: observations that come one by one make an
+    # exponential average from the millionth on.
+    share = jnp.where(total > 0, jnp.maximum(total / number, SMALLEST_SHARE), 0.0)
+    new_var = stats.var + share * (var + (1.0 - share) * delta**2 - stats.var)
+    return RunningStats(stats.mean + share * delta, new_var, number)
 
 
 def normalize(stats: RunningStats | tuple[()], obs: jax.Array) -> jax.Array:

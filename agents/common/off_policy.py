@@ -79,6 +79,16 @@ def keep_replay(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
     return old._replace(learning=old.learning._replace(replay=new.learning.replay))
 
 
+def cut_replay(memory: ReplayMemory) -> Callable[[AgentState, jax.Array], AgentState]:
+    """`Agent.cut` of a learner whose `learning` has a `replay`."""
+
+    def cut(state: AgentState, iteration: jax.Array) -> AgentState:
+        replay = memory.cut(state.learning.replay, iteration)
+        return state._replace(learning=state.learning._replace(replay=replay))
+
+    return cut
+
+
 def iterations_of(steps: int, per_iteration: int) -> int:
     """The number of iterations, at least 1, in which about `steps` environment steps are played."""
     return max(1, round(steps / per_iteration))

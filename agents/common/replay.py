@@ -83,6 +83,10 @@ class ReplayMemory:
             least = num_envs * rollout_length * (1 + self.unripe // rollout_length)
             raise ValueError(f"a replay memory of {capacity} steps is too small: at least {least} are needed")
 
+    def first_update(self, learning_starts: int) -> int:
+        """The iteration after which learning begins: so many steps are stored, and a transition is complete."""
+        return max(-(-learning_starts // (self.num_envs * self.length)), self.unripe // self.length)
+
     def init(self) -> Replay:
         """An empty memory."""
         spec, lead = self.spec, (self.rows, self.num_envs)
@@ -111,6 +115,15 @@ class ReplayMemory:
         obs, action, next_obs = jax.tree.map(_finite_part, (batch.obs, batch.action, next_obs))
         rollout = Replay(obs, action, reward, batch.terminated, batch.truncated, next_obs)
         return jax.tree.map(write, replay, rollout)
+
+    def cut(self, replay: Replay, iteration: jax.Array | int) -> Replay:
+        """The memory where all environments begin anew after this many iterations: what was under way goes no further.
+
+        The last step counts as truncated, unless its episode had ended.
+        """
+        last = (iteration * self.length - 1) % self.rows
+        cut = ~replay.terminated[last] & (jnp.asarray(iteration) > 0)
+        return replay._replace(truncated=replay.truncated.at[last].set(replay.truncated[last] | cut))
 
     def read(self, replay: Replay, place: Place, gamma: ArrayLike) -> Minibatch:
         """The transitions at `place`: rewards summed over up to n steps, until a death or a time limit.
@@ -168,7 +181,7 @@ class UniformSampler:
         """Nothing to note."""
         return ()
 
-    def update(self, priorities: Any, place: Place, error: jax.Array, alpha: ArrayLike) -> tuple[()]:
+    def update(self, priorities: Any, place: Place, error: jax.Array, weight: jax.Array, alpha: ArrayLike) -> tuple[()]:
         """Nothing to note."""
         return ()
 
@@ -214,20 +227,27 @@ class PrioritizedSampler:
         """Give the transitions that this iteration's rollout completed the highest priority; take the rest out."""
         memory = self.memory
         start = clock.iteration % memory.blocks * memory.length
-        offset = jnp.arange(-memory.unripe, memory.length)
+        # In a small ring the oldest of these rows are those that were just written over.
+        offset = jnp.arange(max(-memory.unripe, memory.length - memory.rows), memory.length)
         ripe = offset < memory.length - memory.unripe
-        exists = (offset >= 0) | (clock.iteration > 0)
+        exists = offset >= -jnp.minimum(clock.iteration, memory.blocks) * memory.length
         rows = (start + offset) % memory.rows
         value = jnp.where(ripe & exists, priorities.highest**alpha, 0.0)
         index = rows[:, None] * memory.num_envs + jnp.arange(memory.num_envs)
         return self._set(priorities, index.reshape(-1), jnp.repeat(value, memory.num_envs))
 
-    def update(self, priorities: Any, place: Place, error: jax.Array, alpha: ArrayLike) -> Priorities:
-        """Set priorities to |temporal-difference error| [B] + 1e-6, to the highest where that is not finite."""
+    def update(
+        self, priorities: Any, place: Place, error: jax.Array, weight: jax.Array, alpha: ArrayLike
+    ) -> Priorities:
+        """Set priorities to |temporal-difference error| [B] + 1e-6, to the highest where that is not finite.
+
+        What teaches nothing, its weight [B] being 0, is not drawn again: its priority would make the least of all.
+        """
         value = jnp.where(jnp.isfinite(error), jnp.abs(error) + 1e-6, priorities.highest)
+        value = jnp.where(weight > 0, value, 0.0)
         highest = jnp.maximum(priorities.highest, jnp.max(value))
         index = place.row * self.memory.num_envs + place.env
-        return self._set(priorities._replace(highest=highest), index, value**alpha)
+        return self._set(priorities._replace(highest=highest), index, jnp.where(value > 0, value**alpha, 0.0))
 
     def sample(
         self, priorities: Any, key: jax.Array, size: int, beta: ArrayLike, clock: Clock
@@ -247,6 +267,7 @@ class PrioritizedSampler:
             mass = jnp.where(to_right, mass - left, mass)
             node = 2 * node + to_right
         weight = (priorities.sum[node] / priorities.min[1]) ** -jnp.asarray(beta)
+        weight = jnp.where(total > 0, weight, 0.0)  # all that is stored may teach nothing
         leaf = node - self.leaves
         return Place(leaf // self.memory.num_envs, leaf % self.memory.num_envs), weight
 

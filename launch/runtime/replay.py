@@ -21,7 +21,7 @@ from envs.types import Discrete, Spec
 from launch.runtime import charts
 from launch.runtime.drivers.common import clip_action
 from launch.runtime.model import BEST, FINAL, INFO_FILE, model_folder, read_info
-from launch.runtime.policy import actor, find_model, read_options
+from launch.runtime.policy import Actor, OwnActor, actor, find_model, read_options
 from launch.runtime.run_folder import ARGS_FILE, read_run
 from launch.runtime.stages import HostScene, Scene, Stage, TwinScene, TwinStage, WatchedStage, Watcher
 
@@ -65,7 +65,7 @@ def replay(args: Namespace) -> np.ndarray:
     log = EpisodeLog()
     try:
         _check_fit(algorithm, stage.spec, options)
-        watch = show.action_watcher(algorithm, stage.spec)
+        watch = show.action_watcher(act, type(algorithm).__name__, stage.spec)
         show.prepare()
         interrupted: KeyboardInterrupt | WorkerError | None = None
         try:
@@ -335,20 +335,20 @@ class _Show:
 
         return watch
 
-    def action_watcher(self, algorithm: BaseRLObject, spec: Spec) -> Callable[[Any, Any, bool], None] | None:
+    def action_watcher(self, act: Actor | OwnActor, name: str, spec: Spec) -> Callable[[Any, Any, bool], None] | None:
         """What takes (observations [1, ...], actions [1, ...], first) of each step, None where nobody asks."""
         if not self._args.action_proba:
             return None
         chart = charts.ActionChart(None if self._windows else self._folder / "action_proba.png", self._title, spec)
         self._outputs.append(chart)
-        discrete, chances = isinstance(spec.action, Discrete), algorithm.getActionProba
+        discrete = isinstance(spec.action, Discrete)
 
         def watch(obs: Any, actions: Any, first: bool) -> None:
             if chart.full:
                 return
-            values = chances(obs) if discrete else clip_action(spec, np.asarray(actions), np)
+            values = act.probabilities(obs) if discrete else clip_action(spec, np.asarray(actions), np)
             if values is None:
-                raise ValueError(f"--action-proba: {type(algorithm).__name__} tells no probabilities (getActionProba)")
+                raise ValueError(f"--action-proba: {name} tells no probabilities (getActionProba)")
             chart.add(np.asarray(values)[0], first)
 
         return watch

@@ -114,3 +114,19 @@ def test_a_warm_start_begins_with_the_loaded_policy(name: str, tmp_path: Path) -
     if name not in ("ars", "cma-es", "random_agent"):  # these begin at the same point with every seed
         assert any(not np.array_equal(fresh[path], np.asarray(value)) for path, value in adopted.items())
     assert not isinstance(jax.tree.leaves(driver.state)[0], np.ndarray)
+    state = driver.state.agent
+    followers = {  # what begins as the policy, and the policy's part that it is
+        "deepq": lambda: (state.learning.target, state.acting.params),
+        "ddpg": lambda: (state.learning.learned.actor_target, state.acting.actor),
+        "acer": lambda: (state.learning.average, state.acting.params),
+    }
+    if name in followers:
+        jax.tree.map(np.testing.assert_array_equal, *followers[name]())
+
+
+@pytest.mark.parametrize("name", ["ars", "cma-es"])
+def test_evolution_has_no_actions_to_sample(name: str, tmp_path: Path) -> None:
+    options = task(name)
+    loaded = algorithm_class(name).load(str(untrained(tmp_path / "model", name, options, **network(name))))
+    with pytest.raises(ValueError, match="explores by its parameters"):
+        loaded.play(OBSERVATIONS[options.env], explore=True)

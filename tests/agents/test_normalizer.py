@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from agents.common.normalizer import (
     CLIP,
@@ -42,6 +44,15 @@ def test_variance_without_the_start_is_exact() -> None:
     everything = np.concatenate(parts).reshape(-1, 3).astype(float)
     np.testing.assert_allclose(stats.mean, everything.mean(0), rtol=1e-5)
     np.testing.assert_allclose(stats.var, everything.var(0), rtol=2e-3)
+
+
+def test_statistics_stay_where_they_are_in_a_long_training() -> None:
+    """float32 counts to 2^24 in ones, and does not resolve what a single observation adds to a variance."""
+    stats = RunningStats(jnp.zeros(1), jnp.ones(1), jnp.float32(2.0**24))
+    draws = np.random.default_rng(0).normal(size=(2_000_000, 1)).astype(np.float32)
+    after, _ = jax.jit(lambda s, x: jax.lax.scan(lambda s, row: (update_stats(s, row[None]), None), s, x))(stats, draws)
+    assert after.number == 2.0**24
+    assert float(after.var[0]) == pytest.approx(1.0, abs=0.005) and abs(float(after.mean[0])) < 0.005
 
 
 def test_weights_leave_steps_out() -> None:

@@ -11,13 +11,13 @@ import pytest
 import rlax
 import scipy.stats
 
-from agents import deepq, sac
+from agents import ddpg, deepq, sac
 from agents.common.distributions import TanhGaussian
 from agents.common.off_policy import ActionBounds, gradient_steps, iterations_of, track
 from agents.common.replay import Minibatch
 from agents.types import Clock, Transition
 from envs.types import Box, Discrete, Spec
-from networks.values import Critics, Encoder, QNetwork, SquashedGaussianActor
+from networks.values import Critics, DeterministicActor, Encoder, QNetwork, SquashedGaussianActor
 
 BATCH = 6
 KEY = jax.random.key(3)
@@ -210,3 +210,35 @@ def test_options_that_do_not_fit_the_memory_are_refused(options: dict[str, int],
     with pytest.raises(ValueError, match=message):
         deepq.DeepQ.configure(options)
     deepq.DeepQ.configure({"buffer_size": 32})
+
+
+def test_parameter_noise_is_measured_around_the_actor_that_it_was_drawn_around() -> None:
+    """However far learning has moved the actor since; the sigma of noise on actions is the option's, loaded or not."""
+    spec = Spec("States", (3,), "float32", Box((-1.0,), (1.0,)), None)
+    config, values = ddpg.DDPG.configure(
+        {"noise_param": True, "nb_rollout_steps": 4, "nb_train_steps": 20, "batch_size": 8, "normalize": False}
+    )
+    agent = ddpg.make(spec, config)
+    hyper = ddpg.Hyper(**{**values, "actor_lr": 0.002, "noise_param_sigma": 0.1, "noise_action_sigma": 0.3})
+    state = agent.init(KEY, hyper)
+    loaded = state.acting._replace(actor=jax.tree.map(lambda x: x + 0.05, state.acting.actor), sigma=jnp.float32(9.0))
+    state = agent.adopted(state._replace(acting=loaded))
+    jax.tree.map(np.testing.assert_array_equal, state.learning.perturbed.actor, loaded.actor)
+
+    rng = np.random.default_rng(0)
+    obs, next_obs = rng.normal(size=(2, 4, 1, 3)).astype(np.float32)
+    action, reward = rng.uniform(-1, 1, (4, 1, 1)).astype(np.float32), rng.normal(size=(4, 1)).astype(np.float32)
+    never = np.zeros((4, 1), bool)
+    batch = Transition(obs, action, reward, never, never, next_obs, {})
+    update = jax.jit(agent.update)
+    after, first = update(state, batch, KEY, hyper, Clock(jnp.int32(0), jnp.float32(0)))
+    assert float(first["param_noise_distance"]) == 0 and float(after.acting.sigma) == pytest.approx(0.3)
+    drawn_around, noisy = after.acting.actor, after.learning.perturbed.actor
+    after, second = update(after, batch, KEY, hyper, Clock(jnp.int32(1), jnp.float32(0)))
+    network = DeterministicActor(Encoder(False, 1), 1, config.net_arch)
+    by_noise, by_learning = (
+        float(jnp.sqrt(jnp.mean((network.apply(a, obs[:, 0]) - network.apply(drawn_around, obs[:, 0])) ** 2)))
+        for a in (noisy, after.acting.actor)
+    )
+    assert float(second["param_noise_distance"]) == pytest.approx(by_noise, rel=1e-4)
+    assert abs(by_learning - by_noise) > 1e-3

@@ -17,6 +17,7 @@ from agents.common.on_policy import ActorCriticPolicy, Estimates
 from agents.types import AgentState, Player
 from envs.types import Box, Discrete, Spec
 from launch.runtime.drivers.device import DeviceDriver
+from launch.runtime.policy import actor
 from tests.probes import Recall
 
 STATES = Spec("states", (3,), "float32", Discrete(3), 10)
@@ -153,6 +154,25 @@ def test_memory_begins_anew_where_an_episode_ended() -> None:
     on = third([False, False])
     assert (np.abs(on - fresh) > 1e-4).all()
     np.testing.assert_allclose(third([False, True]), [on[0], fresh[1]], atol=1e-6)
+    for dones in (np.array([False, True]), np.array([False, False])):  # asked before, it tells what will be done
+        told = algorithm.getActionProba(obs[0], dones)
+        np.testing.assert_allclose(algorithm.getAction(obs[0], dones), told, atol=1e-6)
+
+
+def test_a_player_tells_the_probabilities_it_acts_by() -> None:
+    config, _ = a2c.A2C.configure({"policy": "lstm", "n_lstm": 6, "net_arch": (), "num_cpu": 2})
+    agent = a2c.make(STATES, config)
+    acting = jax.jit(agent.init)(jax.random.key(0), a2c.Hyper()).acting
+    algorithm = a2c.A2C()
+    algorithm.adopt(agent, STATES, acting._replace(params=moved(acting.params)), {})
+    play, reference = actor(algorithm, True, 0), a2c.A2C()
+    reference.adopt(agent, STATES, algorithm.state.acting, {})
+    rng = np.random.default_rng(0)
+    for step in range(6):
+        obs, dones = rng.normal(size=(2, 3)).astype(np.float32), np.array([step == 3, False])
+        told = reference.getActionProba(obs, dones)
+        np.testing.assert_array_equal(play(obs, dones), reference.getAction(obs, dones))
+        np.testing.assert_allclose(play.probabilities(obs), told, atol=1e-6)
 
 
 def test_whole_environments_must_divide_into_minibatches() -> None:

@@ -127,13 +127,22 @@ def test_too_small_a_memory_is_refused(capacity: int, n: int) -> None:
 
 @pytest.mark.parametrize("iterations", [1, 2, 9])
 @pytest.mark.parametrize("spec", [STATES, PICTURES], ids=["states", "pictures"])
-def test_new_transitions_are_drawn_alike_and_unripe_ones_never(spec: Spec, iterations: int) -> None:
-    memory = ReplayMemory(spec, 5 * T * N, T, N, 2)
+@pytest.mark.parametrize(("blocks", "n"), [(5, 2), (5, 8), (1, 2)])
+def test_new_transitions_are_drawn_alike_and_unripe_ones_never(
+    spec: Spec, iterations: int, blocks: int, n: int
+) -> None:
+    memory = ReplayMemory(spec, blocks * T * N, T, N, n)
     sampler = PrioritizedSampler(memory)
-    priorities = sampler.init()
+    priorities, add = sampler.init(), jax.jit(sampler.add)
+    sample = jax.jit(sampler.sample, static_argnums=2)
     for iteration in range(iterations):
-        priorities = sampler.add(priorities, 0.6, clock(iteration))
-    place, weight = sampler.sample(priorities, jax.random.key(0), 4000, 0.5, clock(iterations - 1))
+        priorities = add(priorities, 0.6, clock(iteration))
+    if iterations - 1 < memory.first_update(0):
+        assert priorities.sum[1] == 0
+        _, weight = sample(priorities, jax.random.key(0), 4000, 0.5, clock(iterations - 1))
+        np.testing.assert_array_equal(weight, 0.0)
+        return
+    place, weight = sample(priorities, jax.random.key(0), 4000, 0.5, clock(iterations - 1))
     even, _ = UniformSampler(memory).sample((), jax.random.key(1), 4000, 0.5, clock(iterations - 1))
     counts, reference = (np.zeros((memory.rows, N)) for _ in range(2))
     np.add.at(counts, (np.asarray(place.row), np.asarray(place.env)), 1)
@@ -156,7 +165,7 @@ def test_priorities_decide_what_is_drawn_and_weights_make_up_for_it() -> None:
         error = rng.normal(size=8) * 3
         table.flat[chosen] = (np.abs(error) + 1e-6) ** 0.7
         place = Place(jnp.asarray(chosen // N), jnp.asarray(chosen % N))
-        priorities = sampler.update(priorities, place, jnp.asarray(error, jnp.float32), 0.7)
+        priorities = sampler.update(priorities, place, jnp.asarray(error, jnp.float32), jnp.ones(8), 0.7)
     np.testing.assert_allclose(priorities.sum[1], table.sum(), rtol=1e-5)
     np.testing.assert_allclose(priorities.min[1], table.min(), rtol=1e-5)
     # independent draws, so that their counts are multinomial
@@ -180,12 +189,57 @@ def test_rows_that_are_written_over_lose_their_priority() -> None:
     sampler = PrioritizedSampler(memory)
     priorities = sampler.add(sampler.add(sampler.init(), 1.0, clock(0)), 1.0, clock(1))
     surprising = Place(jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
-    priorities = sampler.update(priorities, surprising, jnp.full(1, 7.0), 1.0)
+    priorities = sampler.update(priorities, surprising, jnp.full(1, 7.0), jnp.ones(1), 1.0)
     assert float(priorities.sum[sampler.leaves]) == pytest.approx(7.0)
-    priorities = sampler.update(priorities, surprising, jnp.full(1, 0.5), 1.0)
+    priorities = sampler.update(priorities, surprising, jnp.full(1, 0.5), jnp.ones(1), 1.0)
     priorities = sampler.add(priorities, 1.0, clock(2))
     np.testing.assert_allclose(priorities.sum[sampler.leaves : sampler.leaves + T * N], 7.0, rtol=1e-6)
     np.testing.assert_allclose(priorities.sum[sampler.leaves + T * N : sampler.leaves + 2 * T * N], 1.0)
+
+
+def test_what_teaches_nothing_is_not_drawn_again_and_sets_no_weights() -> None:
+    memory = ReplayMemory(STATES, 2 * T * N, T, N)
+    sampler = PrioritizedSampler(memory)
+    add = jax.jit(sampler.add)
+    priorities = add(add(sampler.init(), 0.6, clock(0)), 0.6, clock(1))
+    place = Place(jnp.array([0, 1]), jnp.zeros(2, jnp.int32))
+    priorities = sampler.update(priorities, place, jnp.array([0.0, 0.5]), jnp.array([0.0, 1.0]), 0.6)
+    assert float(priorities.min[1]) == pytest.approx(0.5**0.6, rel=1e-4)
+    drawn, weight = jax.jit(sampler.sample, static_argnums=2)(priorities, jax.random.key(0), 2000, 1.0, clock(1))
+    assert {(0, 0), (1, 0)} & set(zip(drawn.row.tolist(), drawn.env.tolist())) == {(1, 0)}
+    assert weight.max() == pytest.approx(1.0) and weight.min() > 0.5
+
+
+def test_learning_begins_once_a_transition_is_complete() -> None:
+    for spec, n, starts, first in ((STATES, 1, 0, 0), (STATES, 4, 0, 1), (PICTURES, 3, 0, 1), (STATES, 4, 13, 3)):
+        memory = ReplayMemory(spec, 20 * T * N, T, N, n)
+        assert memory.first_update(starts) == first
+        stored = (first + 1) * T
+        assert stored > memory.unripe and stored * N >= starts
+
+
+@pytest.mark.parametrize("spec", [STATES, PICTURES], ids=["states", "pictures"])
+@pytest.mark.parametrize("iterations", [2, 5])
+def test_episodes_end_where_environments_begin_anew(spec: Spec, iterations: int) -> None:
+    """No transition leads from the steps before into those after."""
+    memory = ReplayMemory(spec, 4 * T * N, T, N, 2)
+    rollouts, history = play(spec, iterations)
+    replay = jax.jit(memory.cut)(fill(memory, rollouts), iterations)
+    after, _ = play(spec, 1, seed=1)
+    replay = memory.add(replay, after[0], clock(iterations))
+    last = jnp.full(N, (iterations * T - 1) % memory.rows)
+    data = memory.read(replay, Place(last, jnp.arange(N)), GAMMA)
+    for env in range(N):
+        step = history[env][-1]
+        assert data.reward[env] == pytest.approx(step.reward)
+        assert bool(replay.truncated[last[env], env]) or step.terminated
+        if spec is STATES:
+            assert data.next_obs[env, 0] == step.next_obs
+            assert float(data.discount[env]) == pytest.approx(0.0 if step.terminated else GAMMA)
+        else:
+            assert data.weight[env] == step.terminated
+    untouched = memory.cut(memory.init(), 0)
+    assert not untouched.truncated.any()
 
 
 def test_runs_of_a_sweep_keep_apart() -> None:

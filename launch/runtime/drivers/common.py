@@ -74,7 +74,7 @@ class Driver(Protocol):
         """Further policies worth keeping, by name, leaves [runs, ...]; see Agent.others."""
 
     def adopt(self, acting: Any) -> None:
-        """Play with these policies, leaves [runs, ...], from now on."""
+        """Play with these policies, leaves [runs, ...], from now on; what learns beside them follows."""
 
     def checkpoint(self) -> Any:
         """The tree that `restore` continues from."""

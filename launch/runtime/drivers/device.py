@@ -157,9 +157,10 @@ class DeviceDriver:
         return self.agent.others(self.state.agent)
 
     def adopt(self, acting: Any) -> None:
-        """Play with these policies, leaves [K, ...], from now on."""
+        """Play with these policies, leaves [K, ...], from now on; what learns beside them follows."""
         run = self.state
-        self._run = run._replace(agent=run.agent._replace(acting=_place(acting, self._sharding)))
+        agent = run.agent._replace(acting=_place(acting, self._sharding))
+        self._run = run._replace(agent=self.agent.adopted(agent) if self.agent.adopted else agent)
 
     def checkpoint(self) -> Any:
         """All that a run consists of, so that a resumed run is bit-equal to an uninterrupted one."""

@@ -179,17 +179,21 @@ class HostDriver:
         return self.agent.others(self.state)
 
     def adopt(self, acting: Any) -> None:
-        """Play with these policies, leaves [K, ...], from now on."""
-        self._agent_state = self.state._replace(acting=jax.device_put(acting))
+        """Play with these policies, leaves [K, ...], from now on; what learns beside them follows."""
+        state = self.state._replace(acting=jax.device_put(acting))
+        self._agent_state = self.agent.adopted(state) if self.agent.adopted else state
 
     def checkpoint(self) -> Any:
         """The learners. Simulators cannot be saved: a resumed run begins new episodes."""
         return {"agent": self.state, "iteration": np.int64(self.iteration)}
 
     def restore(self, tree: Any) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint, with episodes that are begun anew."""
         self._agent_state = jax.device_put(tree["agent"])
         self.iteration = int(tree["iteration"])
+        if self.agent.cut is not None:
+            cut = jax.jit(over_runs(self.agent.cut, self.num_runs, (0, None)), donate_argnums=0)
+            self._agent_state = cut(self._agent_state, np.int32(self.iteration))
 
     def memory(self) -> int:
         """Bytes of the learners and one batch of experience."""
