@@ -6,7 +6,6 @@ it, and those of the original.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from agents.registry import AlgoType, registered_rl
 from launch.results.read import Collection, Curve, Episodes, Run
+from launch.runtime.columns import DAMAGE
 
 BIN = 100  # steps between the points of a curve over timesteps
 MAX_POINTS = 1000  # of a smoothed curve, at least half of it used
@@ -22,6 +22,7 @@ MAX_POINTS = 1000  # of a smoothed curve, at least half of it used
 def load_curve(run: Run, notices: list[str]) -> Curve:
     """Episodes of all environments of a run in one order: steps played before each, and its return.
 
+    Episodes whose return is not finite count as steps only: a moving average that met one would know nothing after it.
     Evolution plays one member of the population in each environment: there the episode of a generation is the best
     member's, as in the original.
     """
@@ -29,11 +30,14 @@ def load_curve(run: Run, notices: list[str]) -> Curve:
     if not workers:
         return Curve(np.empty(0, np.int64), np.empty(0))
     if is_evolution(run):
-        return _best_members(workers)
-    returns, lengths, times = (np.concatenate(columns) for columns in zip(*workers))
-    order = np.argsort(times, kind="stable")
-    ends = np.cumsum(lengths[order])
-    return Curve((ends - lengths[order]).astype(np.int64), returns[order])
+        curve = _best_members(workers)
+    else:
+        returns, lengths, times = (np.concatenate(columns) for columns in zip(*workers))
+        order = np.argsort(times, kind="stable")
+        ends = np.cumsum(lengths[order])
+        curve = Curve((ends - lengths[order]).astype(np.int64), returns[order])
+    finite = np.isfinite(curve.values)
+    return Curve(curve.steps[finite], curve.values[finite])
 
 
 def is_evolution(run: Run) -> bool:
@@ -43,9 +47,10 @@ def is_evolution(run: Run) -> bool:
 
 
 def _best_members(workers: Sequence[Episodes]) -> Curve:
-    """The best return of each generation, and the steps that all members had played before it."""
+    """The best finite return of each generation, if any, and the steps that all members had played before it."""
     count = min(len(episodes.returns) for episodes in workers)
-    returns = np.max([episodes.returns[:count] for episodes in workers], axis=0)
+    played = np.stack([episodes.returns[:count] for episodes in workers])
+    returns = np.where(np.isfinite(played), played, -np.inf).max(axis=0)
     lengths = np.sum([episodes.lengths[:count] for episodes in workers], axis=0)
     return Curve((np.cumsum(lengths) - lengths).astype(np.int64), returns)
 
@@ -134,7 +139,7 @@ def read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             x, y = stored["x"], stored["y"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except DAMAGE:
         raise ValueError(f"{path} is damaged, or has no x and y as launch/aggregate_plots.py writes them") from None
     if x.ndim != 1 or y.ndim != 2 or not len(y) or y.shape[1] != len(x):
         raise ValueError(f"{path}: x {x.shape} and y {y.shape} are not [points] and [runs, points]")

@@ -24,20 +24,26 @@ Key = tuple[str, str]  # (method, algorithm)
 
 
 class Record(NamedTuple):
-    """Episodes of a run: returns [n], and steps played at the end of each [n]."""
+    """Episodes of a run: returns [n], NaN where none is finite, and steps played at the end of each [n]."""
 
     returns: np.ndarray
     steps: np.ndarray
 
 
 def record_of(run: Run, notices: list[str]) -> Record | None:
-    """The episodes of a run, its environments together; None, and a notice, where there are none."""
+    """The episodes of a run, its environments together; None, and a notice, where there are none.
+
+    A return that is not finite is left out of the mean over the environments; its steps count.
+    """
     workers = run.episodes(notices)
     if not workers:
         notices.append(f"{run.name} has no episodes in monitor files: left out")
         return None
     count = min(len(worker.returns) for worker in workers)
-    returns = np.mean([worker.returns[:count] for worker in workers], axis=0)
+    played = np.stack([worker.returns[:count] for worker in workers])
+    finite = np.isfinite(played)
+    known = finite.sum(axis=0)
+    returns = np.where(known > 0, np.where(finite, played, 0.0).sum(axis=0) / np.maximum(known, 1), np.nan)
     lengths = np.sum([worker.lengths[:count] for worker in workers], axis=0)
     return Record(returns, np.cumsum(lengths))
 
@@ -65,11 +71,12 @@ def collect(collection: Collection, min_timestep: int | None) -> dict[Key, list[
 def run_means(records: Sequence[Record], window: int, budget: int | None) -> np.ndarray:
     """Mean return of each run over its last `window` episodes, those of before `budget` steps where one is given.
 
-    Runs whose first episode ends after the budget are left out.
+    Episodes without a finite return do not count. Runs whose first episode ends after the budget are left out.
     """
     means = []
     for record in records:
         returns = record.returns if budget is None else record.returns[record.steps < budget]
+        returns = returns[np.isfinite(returns)]
         if len(returns):
             means.append(float(np.mean(returns[-window:])))
     return np.asarray(means)

@@ -21,6 +21,7 @@ _IMMATERIAL = {
 }
 _TASK = ("env", "random_target", "shape_reward")  # what decides the rewards
 _NAMED = ("algo", "srl_model")
+_APART = {*_TASK, *_NAMED}  # what a label does not repeat as a setting
 
 
 @dataclass
@@ -68,13 +69,18 @@ def task_of(args: dict[str, Any]) -> str:
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
-    """Group runs by their settings, sorted by task and label, with labels and styles."""
-    groups: dict[str, Group] = {}
+    """Group runs by their settings, sorted by task and label, with labels and styles.
+
+    No two groups have the same task and label. A setting that a run does not have counts as one that was not given.
+    """
+    groups: dict[tuple[str, str, str, str], Group] = {}
     for run in runs:
         settings = {name: value for name, value in run.args.items() if name not in _IMMATERIAL}
-        key = json.dumps(settings, sort_keys=True)
+        task, algo, srl_model = task_of(run.args), run.args["algo"], run.args["srl_model"]
+        told = {name: settings[name] for name in sorted(settings) if name not in _APART and settings[name] is not None}
+        key = (task, algo, srl_model, _exact(told))
         if key not in groups:
-            groups[key] = Group(task_of(run.args), run.args["algo"], run.args["srl_model"], settings)
+            groups[key] = Group(task, algo, srl_model, settings)
         groups[key].runs.append(run)
     found = list(groups.values())
     _label(found)
@@ -105,11 +111,25 @@ def _label(groups: Sequence[Group]) -> None:
     told_apart: dict[tuple[str, str], set[str]] = {}
     for same in _split(groups, lambda g: (g.task, g.algo, g.srl_model)):
         told_apart.setdefault((same[0].algo, same[0].srl_model), set()).update(differing(same))
+    unclear = _unclear(groups, set().union(*told_apart.values()))
     for group in groups:
         group.distinct = names = sorted(told_apart[group.algo, group.srl_model])
         words = [group.algo, *([group.srl_model] if several_models else [])]
-        words += [f"{name}={as_text(group.settings.get(name))}" for name in names]
+        for name in names:
+            value = group.settings.get(name)
+            text = _exact(value) if name in unclear and value is not None else as_text(value)
+            words.append(f"{name}={text}")
         group.label = ", ".join(words)
+
+
+def _unclear(groups: Sequence[Group], names: Iterable[str]) -> set[str]:
+    """The settings of which two values look alike as one types them, such as 0.1 and 0.10000001."""
+    found = set()
+    for name in names:
+        values = {_exact(group.settings.get(name)): as_text(group.settings.get(name)) for group in groups}
+        if len(set(values.values())) < len(values):
+            found.add(name)
+    return found
 
 
 def _split(groups: Sequence[Group], key: Any) -> list[list[Group]]:
@@ -121,10 +141,36 @@ def _split(groups: Sequence[Group], key: Any) -> list[list[Group]]:
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
-    """Names of the settings that differ between groups and that all of them have, learner and task aside."""
-    common = set.intersection(*(set(group.settings) for group in groups)) - {*_TASK, *_NAMED}
-    first = groups[0].settings
-    return sorted(name for name in common if any(group.settings[name] != first[name] for group in groups))
+    """Names of the settings that differ between groups, learner and task aside.
+
+    A setting that some groups of a learner have and others do not, as a flag that was added between two trainings,
+    differs. One that a learner alone has is compared among its own groups only.
+    """
+    of_learners = _split(groups, lambda group: group.algo)
+    owned = [set().union(*(group.settings for group in same)) - _APART for same in of_learners]
+    found = {name for name in set.intersection(*owned) if _differs(groups, name)}
+    for same, names in zip(of_learners, owned, strict=True):
+        found |= {name for name in names if _differs(same, name)}
+    return sorted(found)
+
+
+def _differs(groups: Sequence[Group], name: str) -> bool:
+    return len({_exact(group.settings.get(name)) for group in groups}) > 1
+
+
+def _exact(value: Any) -> str:
+    """A setting as text that no other value has; 2 and 2.0 are one value, True and 1 are two."""
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return value
 
 
 def by_task(groups: Sequence[Group]) -> dict[str, list[Group]]:

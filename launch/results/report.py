@@ -33,7 +33,7 @@ def select(collection: Collection, args: Namespace) -> list[Run]:
     """The runs that `--env`, `--srl-model` and `--algo` ask for.
 
     Raises:
-        UsageError: One names nothing that is there, or together they leave nothing.
+        UsageError: One of them, or `--score-range`, names nothing that is there, or together they leave nothing.
     """
     runs = collection.runs
     for name in FILTERS:
@@ -43,6 +43,10 @@ def select(collection: Collection, args: Namespace) -> list[Run]:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: no run has it{hint(value, there)}")
         if getattr(args, name):
             runs = [run for run in runs if run.args[name] in getattr(args, name)]
+    environments = sorted({run.args["env"] for run in collection.runs})
+    for env in args.score_range:
+        if env not in environments:
+            raise UsageError(f"--score-range {env}: no run has this environment{hint(env, environments)}")
     if not runs:
         raise UsageError("no run has the environment, representation and algorithm that are asked for together")
     return runs
@@ -168,7 +172,7 @@ class Report:
         rows = [
             f'<tr data-s="{group.style}"><td>{page.key(group.style)}{page.escape(group.label)}</td>'
             f'<td class="text">{page.escape(group.task)}</td>'
-            + "".join(f"<td>{page.escape(as_text(group.settings[name]))}</td>" for name in names)
+            + "".join(f"<td>{page.escape(as_text(group.settings.get(name)))}</td>" for name in names)
             + "</tr>"
             for group in self.groups
         ]

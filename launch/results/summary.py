@@ -115,7 +115,9 @@ def aggregates(groups: Sequence[Group], given: dict[str, tuple[float, float]], n
     methods: dict[str, dict[str, Group]] = {}
     for group in groups:
         if group.task in ranges and len(group.scores):
-            methods.setdefault(group.label, {})[group.task] = group
+            of = methods.setdefault(group.label, {})
+            assert group.task not in of, group.label  # one would hide the other; `group_runs` gives each its own label
+            of[group.task] = group
     tasks = _shared_tasks(methods)
     complete = {label: of for label, of in methods.items() if set(tasks) <= set(of)}
     if len(complete) < 2:

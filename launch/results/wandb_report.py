@@ -66,12 +66,12 @@ def _runset(reports: Any, group: Group, project: str, entity: str | None) -> Any
     """The wandb runs of a group, found by their settings."""
     names = ["env", "algo", "srl_model", *(n for n in ("random_target", "shape_reward") if group.settings.get(n))]
     names += group.distinct
-    filters = " and ".join(f"Config('{name}') = {_literal(group.settings[name])}" for name in names)
+    filters = " and ".join(f"Config('{name}') = {_literal(group.settings.get(name))}" for name in names)
     return reports.Runset(project=project, entity=entity or "", name=group.label, filters=filters)
 
 
 def _literal(value: Any) -> str:
-    return str(value) if isinstance(value, (bool, int, float)) else f"'{value}'"
+    return str(value) if value is None or isinstance(value, (bool, int, float)) else f"'{value}'"
 
 
 def _table(report: Report, task: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,11 @@ from launch.runtime import files
 
 RUNS_FILE = "runs.npz"
 LABEL, STEP = "label", "/step"
+# What numpy raises of an .npz file with wrong bytes in it, by where they are.
+DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, SyntaxError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 
 class Columns:
@@ -84,7 +91,7 @@ def read_columns(folder: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(folder / RUNS_FILE, allow_pickle=False) as stored:
             return dict(stored)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise ValueError(f"{folder / RUNS_FILE} is missing or damaged ({type(error).__name__})") from None
 
 

@@ -10,12 +10,16 @@ import numpy as np
 
 from agents.base_classes import BaseRLObject, check_action_kind
 from envs.make import EnvOptions, host_spec
+from launch.runtime.drivers.common import NO_LIMIT
 from launch.runtime.env_globals import environment_globals
 from launch.runtime.finishing import complete
 from launch.runtime.logger import RunLogger
 from launch.runtime.model import BEST, FINAL, model_folder
 from launch.runtime.run_folder import create_run_folder
 from launch.runtime.srl_models import encoding_of
+from launch.runtime.training import FINAL_EVALUATION_SEED
+
+MOST_ENVS = 8  # that an evaluation plays in at once
 
 
 class Callback:
@@ -46,6 +50,10 @@ class Callback:
                 self._best = mean
                 self._algorithm.save(str(self._models / BEST), _locals)
         return self._steps < self._args.num_timesteps
+
+    def scores(self, metrics: dict[str, float]) -> None:
+        """Record how the run ended, after all that was recorded of its training."""
+        self._logger.log(self._calls, self._steps, metrics)
 
 
 def check_free(args: Namespace) -> EnvOptions:
@@ -93,11 +101,71 @@ def train_free(algorithm: BaseRLObject, args: Namespace) -> None:
     logger.message(f"run folder: {folder}")
     exit_code = 1
     try:
-        algorithm.train(args, Callback(algorithm, args, logger, models), options, args.hyperparam)
+        callback = Callback(algorithm, args, logger, models)
+        algorithm.train(args, callback, options, args.hyperparam)
         algorithm.save(str(models / FINAL))
         mean = float(logger.recent_returns()[0])
         logger.message(f"mean return of the last {args.episode_window} training episodes: {mean:.2f}")
+        if not options.single:  # of a real robot there is no second one to evaluate on
+            scores = _final_evaluation(algorithm, args, options, logger, models)
+            if scores:
+                callback.scores(scores)
         complete(folder, args, logger)
         exit_code = 0
     finally:
         logger.close(exit_code)
+
+
+def _final_evaluation(
+    algorithm: BaseRLObject, args: Namespace, options: EnvOptions, logger: RunLogger, models: Path
+) -> dict[str, float]:
+    """Scores of the final policy, and of the best one as it was saved, on episodes that chose nothing.
+
+    All of it is the learner's own code. What it raises is a warning, and the policy has no score: a training that went
+    well is not lost by it.
+    """
+    found: dict[str, np.ndarray] = {}
+    for name in (FINAL, BEST):
+        if not (models / name).exists():
+            continue
+        try:
+            policy = algorithm if name == FINAL else type(algorithm).load(str(models / name), args)
+            found[name] = _returns(policy, args, options, models / name)
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            logger.message(f"warning: the {name} policy has no score: {type(error).__name__}: {reason}")
+    if not found:
+        return {}
+    said = ", ".join(f"{name} {returns.mean():.2f} ± {returns.std():.2f}" for name, returns in found.items())
+    logger.message(f"mean return of {args.final_eval_episodes} evaluation episodes: {said}")
+    used = found.get(BEST, found.get(FINAL))
+    assert used is not None
+    scores = {f"score/{name}": float(returns.mean()) for name, returns in found.items()}
+    return {**scores, "score/std": float(used.std())}
+
+
+def _returns(policy: BaseRLObject, args: Namespace, options: EnvOptions, model: Path) -> np.ndarray:
+    """Returns [`--final-eval-episodes`] of the actions that `getAction` chooses, in environments of `makeEnv`.
+
+    Every environment plays the same number of episodes, so that short ones are not over-represented.
+
+    Raises:
+        ValueError: An episode does not end.
+    """
+    count = args.final_eval_episodes
+    own = Namespace(**{**vars(args), "seed": FINAL_EVALUATION_SEED, "num_cpu": min(count, MOST_ENVS)})
+    env = policy.makeEnv(own, options, load_path_normalise=str(model))
+    try:
+        rounds = -(-count // env.num_envs)
+        played: list[list[float]] = [[] for _ in range(env.num_envs)]
+        obs, dones = env.reset(), np.zeros(env.num_envs, bool)
+        for _ in range(rounds * (env.spec.max_episode_steps or NO_LIMIT)):
+            obs, _, dones, _ = env.step(policy.getAction(obs, dones))
+            for rank, value, _ in env.episodes:
+                played[rank].append(value)
+            env.episodes[:] = []
+            if min(map(len, played)) >= rounds:
+                return np.asarray([returns[:rounds] for returns in played]).T.reshape(-1)[:count]
+    finally:
+        env.close()
+    raise ValueError("an evaluation episode does not end")

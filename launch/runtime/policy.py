@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +40,12 @@ def find_model(path: str | Path, which: str | None = None) -> Path:
         which: "best" or "final" to insist on one.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or the path is a model of another name.
     """
     path = Path(path)
     if (path / INFO_FILE).is_file():
+        if which not in (None, path.absolute().name):
+            raise ValueError(f"--model={which}: {path} is one model; give the run folder to choose from")
         return path
     if not path.is_dir():
         raise ValueError(f"{path} is not a run folder or a model folder")
@@ -77,8 +78,8 @@ def read_options(info: dict[str, Any]) -> EnvOptions:
     return EnvOptions(**given)
 
 
-def actor(algorithm: BaseRLObject, deterministic: bool, seed: int) -> Callable[[Any, np.ndarray], Any]:
-    """How a trained learner plays, as a function (observations [N, ...], dones bool [N]) -> actions [N, ...].
+class Actor:
+    """How a trained learner plays, called as (observations [N, ...], dones bool [N]) -> actions [N, ...].
 
     Args:
         algorithm: The learner, trained or loaded.
@@ -89,35 +90,70 @@ def actor(algorithm: BaseRLObject, deterministic: bool, seed: int) -> Callable[[
     Raises:
         ValueError: The learner has nothing to draw actions from.
     """
-    if not isinstance(algorithm, JaxAlgorithm):
-        if not deterministic:
-            raise ValueError(f"--nodeterministic: {type(algorithm).__name__} chooses its actions by its own getAction")
-        return algorithm.getAction
-    assert algorithm.agent is not None and algorithm.spec is not None
-    agent, state = algorithm.agent, algorithm.state
-    evolution = registered_rl[algorithm.name][1] is AlgoType.EVOLUTION_STRATEGIES
-    if evolution and not deterministic and isinstance(algorithm.spec.action, Box):
-        raise ValueError(f"--nodeterministic: {algorithm.name} has no distribution of continuous actions to draw from")
 
-    player = Player(agent)
+    def __init__(self, algorithm: JaxAlgorithm, deterministic: bool, seed: int) -> None:
+        agent = algorithm.agent
+        assert agent is not None and algorithm.spec is not None
+        drawn = registered_rl[algorithm.name][1] is AlgoType.EVOLUTION_STRATEGIES and not deterministic
+        if drawn and isinstance(algorithm.spec.action, Box):
+            raise ValueError(
+                f"--nodeterministic: {algorithm.name} has no distribution of continuous actions to draw from"
+            )
+        player = Player(agent)
 
-    @jax.jit
-    def choose(state: Any, obs: Any, step: int, memory: Any, ended: Any) -> tuple[jax.Array, Any]:
-        key, memory = jax.random.fold_in(jax.random.key(seed), step), player.forget(memory, ended)
-        if evolution and not deterministic:
-            return jax.random.categorical(key, jnp.log(agent.probabilities(state, obs))), memory
-        action, _, memory = player.act(state, obs, key, not deterministic, memory)
-        return action, memory
+        def choose(state: Any, obs: Any, step: int, memory: Any) -> tuple[jax.Array, Any]:
+            key = jax.random.fold_in(jax.random.key(seed), step)
+            if drawn:
+                return jax.random.categorical(key, jnp.log(agent.probabilities(state, obs))), memory
+            action, _, memory = player.act(state, obs, key, not deterministic, memory)
+            return action, memory
 
-    steps, memory = itertools.count(), None
+        self._state, self._begin = algorithm.state, player.begin
+        self._choose, self._forget = jax.jit(choose), jax.jit(player.forget)
+        self._chances = jax.jit(player.probabilities)
+        self._steps = itertools.count()
+        self._memory: Any = None  # after the last actions
+        self._before: Any = None  # what they were chosen by
 
-    def play(obs: Any, dones: np.ndarray) -> jax.Array:
-        nonlocal memory
-        memory = player.begin(len(obs)) if memory is None else memory
-        action, memory = choose(state, obs, next(steps), memory, dones)
+    def __call__(self, obs: Any, dones: np.ndarray) -> jax.Array:
+        """Choose the next actions."""
+        if self._memory is None:
+            self._memory = self._begin(len(obs))
+        self._before = self._forget(self._memory, dones)
+        action, self._memory = self._choose(self._state, obs, next(self._steps), self._before)
         return action
 
-    return play
+    def probabilities(self, obs: Any) -> jax.Array:
+        """Probabilities [N, n] of the actions, or their mean [N, size], at the observations that were acted on last."""
+        return self._chances(self._state, obs, self._before)
+
+
+class OwnActor:
+    """An `Actor` for a learner that chooses its actions by its own `getAction`, and tells what it does of them."""
+
+    def __init__(self, algorithm: BaseRLObject) -> None:
+        self._algorithm = algorithm
+
+    def __call__(self, obs: Any, dones: np.ndarray) -> Any:
+        """Choose the next actions."""
+        return self._algorithm.getAction(obs, dones)
+
+    def probabilities(self, obs: Any) -> Any:
+        """What the learner's `getActionProba` says; None where it does not tell."""
+        return self._algorithm.getActionProba(obs)
+
+
+def actor(algorithm: BaseRLObject, deterministic: bool, seed: int) -> Actor | OwnActor:
+    """How a trained learner plays; see `Actor`.
+
+    Raises:
+        ValueError: The learner has nothing to draw actions from.
+    """
+    if isinstance(algorithm, JaxAlgorithm):
+        return Actor(algorithm, deterministic, seed)
+    if not deterministic:
+        raise ValueError(f"--nodeterministic: {type(algorithm).__name__} chooses its actions by its own getAction")
+    return OwnActor(algorithm)
 
 
 def load_policy(path: str | Path, cls: type[JaxAlgorithm] | None = None, run: int = 0) -> JaxAlgorithm:

@@ -172,6 +172,7 @@ def test_bad_input_is_refused_in_one_line(mobile: Path, tmp_path: Path, capsys: 
         (["--log-dir", tmp_path], "has no saved model"),
         (["--log-dir", mobile, "--run=5"], "has runs 0 to 1"),
         (["--log-dir", mobile, "--model=bst"], "did you mean best?"),
+        (["--log-dir", mobile / "ppo2_model" / "final", "--model=best", "-o", tmp_path / "e"], "final is one model"),
         (["--log-dir", mobile, "-o", tmp_path / "file"], "File exists"),
     ]
     for flags, reason in cases:

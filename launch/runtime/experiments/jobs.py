@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launch.runtime.files import read_json
+from launch.runtime.columns import RUNS_FILE, read_columns
+from launch.runtime.files import read_json, warn
 from launch.runtime.logger import METRICS_FILE
 from launch.runtime.run_folder import ARGS_FILE, CHECKPOINTS_FOLDER, folder_name
 
@@ -153,14 +154,30 @@ def progress(folder: Path) -> Progress:
 def final_scores(folder: Path) -> list[float]:
     """The score of each run at the end: that of the best policy, or of the final one where there is no best.
 
-    NaN stands for a run whose score is no number.
+    NaN stands for a run whose score is no number. Where metrics.jsonl has no lines for single runs, as with more than
+    64 runs and for a sweep trained in batches, scores come from `runs.npz`: none, and a warning, where it is damaged.
     """
     scores: dict[int, float] = {}
     for line in _objects(folder / METRICS_FILE):
         found = [line[key] for key in ("score/best", "score/final") if key in line]
         if found:
             scores[line.get("run", 0)] = math.nan if found[0] is None else float(found[0])
-    return [scores[run] for run in sorted(scores)]
+    return [scores[run] for run in sorted(scores)] or _stored_scores(folder)
+
+
+def _stored_scores(folder: Path) -> list[float]:
+    """The same from the columns of many runs; empty where there are none, or none at the end yet."""
+    if not (folder / RUNS_FILE).is_file():
+        return []
+    try:
+        columns = read_columns(folder)
+    except ValueError as error:
+        warn(f"{error}: the scores of its runs are not in the table")
+        return []
+    for name in ("score/best", "score/final"):
+        if name in columns:
+            return [float(value) for value in columns[name][:, -1]]
+    return []
 
 
 def evaluations(folder: Path) -> list[tuple[int, float]]:

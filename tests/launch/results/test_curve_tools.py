@@ -53,6 +53,36 @@ def test_episodes_of_all_workers_are_one_sequence(tmp_path):
     assert best.values.tolist() == [10.0, 20.0] and best.steps.tolist() == [0, 20]
 
 
+def test_returns_that_are_not_finite_do_not_erase_the_curve(tmp_path):
+    folder = make_run(tmp_path, workers=1, episodes=100, scores=[0.0])
+    returns = np.full(100, 2.0)
+    returns[[5, 6]] = np.nan, np.inf
+    write_monitor(folder / "0.monitor.csv", returns)
+    (run,) = read_runs(folder).runs
+    notices: list[str] = []
+    curve = curves.load_curve(run, notices)
+    assert notices == [f"{folder}: 2 episodes whose return is not a finite number left out"]
+    assert curve.steps.tolist() == [10 * i for i in range(100) if i not in (5, 6)]  # their steps count
+    for over in (curves.over_episodes, curves.over_timesteps):
+        values = over(curve, 4).values
+        assert len(values) > 4 and (values == 2.0).all()
+    run.args["algo"] = "ars"  # evolution: the best of the members with a finite return
+    write_monitor(folder / "1.monitor.csv", np.r_[np.full(6, 1.0), np.nan, np.full(93, 3.0)])
+    best = curves.load_curve(run, [])
+    assert best.values[:6].tolist() == [2.0] * 5 + [1.0] and (best.values[6:] == 3.0).all() and len(best.values) == 99
+    assert best.steps[5:7].tolist() == [100, 140]
+
+
+def test_lengths_that_are_not_finite_are_damage(tmp_path):
+    folder = make_run(tmp_path, workers=1, episodes=5)
+    path = folder / "0.monitor.csv"
+    path.write_text(path.read_text().replace("0.600000,10", "0.600000,nan"))
+    notices: list[str] = []
+    (run,) = read_runs(folder).runs
+    assert curves.load_curve(run, notices).values.tolist() == [0.2, 0.4]
+    assert "3 half-written rows left out" in notices[0]
+
+
 @pytest.mark.parametrize("timesteps", [False, True])
 def test_aggregate_writes_the_originals_npz(tmp_path, timesteps):
     for n, score in enumerate((10.0, 30.0)):
@@ -127,6 +157,26 @@ def test_gather_leaves_out_short_runs_and_reads_the_runs_of_one_folder(tmp_path,
     assert "short ended after 200 steps" in capsys.readouterr().err
     row = table(env / "results.csv")["ground_truth/ppo2"]
     assert float(row["mean_reward"]) == pytest.approx(2.0 * np.mean(np.arange(1, 101)) / 100)
+
+
+def test_gather_leaves_out_returns_that_are_not_finite(tmp_path, capsys):
+    for name, bad in (("a", np.nan), ("b", -np.inf)):
+        folder = make_run(tmp_path, name, workers=2, scores=[0.0])
+        for worker, value in enumerate((2.0, 4.0)):
+            returns = np.full(30, value)
+            returns[[7, 8]] = bad
+            returns[9 + worker] = bad  # the other environment's counts
+            write_monitor(folder / f"{worker}.monitor.csv", returns)
+    lost = make_run(tmp_path, "c", workers=1, scores=[0.0])
+    write_monitor(lost / "0.monitor.csv", np.full(5, np.nan))
+    env = tmp_path / "CartPole-v1"
+    assert gather_results.main(["-i", str(env), "--timestep-budget=160", "600"]) == 0
+    err = capsys.readouterr().err
+    assert f"{folder}: 6 episodes whose return is not a finite number left out" in err
+    assert "--timestep-budget 160: 1 of 3 runs ended before" in err and "600: 1 of 3 runs ended" in err
+    row = table(env / "results.csv")["ground_truth/ppo2"]
+    assert float(row["mean_reward_160"]) == 3.0 and row["stderr_reward_160"] == "0"  # c has no mean
+    assert float(row["mean_reward_600"]) == pytest.approx((26 * 3.0 + 4.0 + 2.0) / 28, rel=1e-4)
 
 
 def test_half_written_files_are_used_and_named(tmp_path, capsys):

@@ -16,6 +16,7 @@ from launch.results.command import command_line
 from launch.results.groups import group_runs
 from launch.results.read import read_runs
 from launch.results.summary import aggregates, score_rows
+from launch.results.tools import MOST_NOTICES
 from launch.runtime.flags import parse_train_args
 from tests.launch.results.runs import make_run, refused
 
@@ -43,6 +44,107 @@ def test_runs_are_grouped_by_what_matters(tmp_path):
     assert groups["ppo2, gamma=0.99"].scores.tolist() == [5.0]
 
 
+def test_a_flag_that_older_runs_do_not_have_makes_two_methods(tmp_path, monkeypatch):
+    """Neither group hides the other: all finished runs are in the comparison."""
+    for env, scores in (("CartPole-v1", (10.0, 2.0)), ("Pendulum-v1", (-100.0, -900.0))):
+        make_run(tmp_path, "old", env=env, scores=[scores[0], scores[0] + 1])
+        make_run(tmp_path, "new", env=env, scores=[scores[1], scores[1] + 1], on_nan="stop")
+        make_run(tmp_path, "other", env=env, algo="a2c", scores=[scores[1] + 2, scores[1] + 3], n_steps=5)
+    groups = group_runs(read_runs(tmp_path).runs)
+    found = aggregates(groups, {}, [])
+    assert found is not None and found.labels == ["ppo2, on_nan=-", "a2c", "ppo2, on_nan=stop"]
+    for name in ("WANDB_API_KEY", "NETRC", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert report.main(["-i", str(tmp_path), "--wandb"]) == 0
+    text = (tmp_path / "report" / "report.html").read_text()
+    table = text[text.rindex("Settings that differ") :].partition("<details")[0]
+    assert "on_nan" in table and "n_steps" not in table  # what a2c alone has tells nothing apart
+    said = json.loads((tmp_path / "report" / "wandb_report.json").read_text())
+    grid = next(block for block in said["spec"]["blocks"] if block["type"] == "panel-grid")
+    last = [runs["filters"]["filters"][-1] for runs in grid["metadata"]["runSets"]]
+    assert [(one["key"]["name"], one["value"]) for one in last[1:]] == [("on_nan", None), ("on_nan", "stop")]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "labels"),
+    [
+        ({"gamma": 0.1}, {"gamma": 0.10000001}, ["ppo2, gamma=0.1", "ppo2, gamma=0.10000001"]),
+        ({"gamma": 1}, {"gamma": 1.0}, ["ppo2"]),
+        ({"gamma": None}, {}, ["ppo2"]),
+        ({"random_target": False}, {}, ["ppo2"]),
+        ({"normalize": True}, {"normalize": 1}, ["ppo2, normalize=1", "ppo2, normalize=on"]),
+        ({"gamma": None}, {"gamma": "-"}, ['ppo2, gamma="-"', "ppo2, gamma=-"]),
+    ],
+)
+def test_no_two_groups_of_a_task_have_one_label(tmp_path, first, second, labels):
+    make_run(tmp_path, "a", scores=[1.0], **first)
+    make_run(tmp_path, "b", scores=[3.0], **second)
+    groups = group_runs(read_runs(tmp_path).runs)
+    assert [group.label for group in groups] == labels and sum(len(group.runs) for group in groups) == 2
+
+
+DAMAGE = [
+    ("versions.json", '{"jax": "0.', "versions.json is truncated or is not JSON: its versions are not known"),
+    ("args.json", {"sweep": ["a:1"]}, "args.json has a damaged sweep, ['a:1'] with 1 seeds: left out"),
+    ("args.json", {"sweep": {"gamma": []}}, "args.json has a damaged sweep"),
+    ("args.json", {"seed": [1]}, "args.json has a damaged seed, [1]: left out"),
+    ("args.json", {"num_seeds": -1}, "args.json has a damaged sweep, {} with -1 seeds: left out"),
+    ("args.json", {"num_timesteps": "many"}, "args.json has a damaged num_timesteps, 'many': left out"),
+    ("metrics.jsonl", '{"step": 5, "run": "a", "train/return": 1.0}', "metrics.jsonl: 1 damaged line left out"),
+    ("metrics.jsonl", '{"step": 5, "train/return": "x"}', "metrics.jsonl: 1 damaged line left out"),
+    ("metrics.jsonl", '{"step": 5, "score/final": [1]}', "metrics.jsonl: 1 damaged line left out"),
+    ("metrics.jsonl", '{"step": Infinity, "train/return": 1}', "metrics.jsonl: 1 damaged line left out"),
+    ("metrics.jsonl", "[5]", "metrics.jsonl: 1 damaged line left out"),
+]
+
+
+def damaged_run(root: Path, run: str, name: str, content: dict | str) -> None:
+    """A run with other entries in one of its files, or with one line more."""
+    path = make_run(root, run, scores=[20.0]) / name
+    if isinstance(content, dict):
+        path.write_text(json.dumps(json.loads(path.read_text()) | content))
+    else:
+        with path.open("a") as file:
+            file.write(f"{content}\n")
+
+
+@pytest.mark.parametrize(("name", "content", "notice"), DAMAGE)
+def test_a_damaged_file_is_named(tmp_path, name, content, notice):
+    make_run(tmp_path, "good", scores=[10.0], seed=3)
+    damaged_run(tmp_path, "bad", name, content)
+    found = read_runs(tmp_path)
+    assert [notice in told for told in found.notices] == [True]
+    assert sorted(run.score for run in found.runs) == ([10.0] if name == "args.json" else [10.0, 20.0])
+
+
+def test_damaged_files_do_not_cost_the_report(tmp_path, capsys):
+    make_run(tmp_path, "good", scores=[10.0], seed=3)
+    for number, (name, content, _) in enumerate(DAMAGE):
+        damaged_run(tmp_path, f"bad_{number}", name, content)
+    assert report.main(["-i", str(tmp_path)]) == 0
+    err = capsys.readouterr().err
+    assert err.count("warning: ") == MOST_NOTICES + 1 and f"{len(DAMAGE) - MOST_NOTICES} more of this kind" in err
+    with (tmp_path / "report" / "scores.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["runs"] == str(1 + sum(name != "args.json" for name, _, _ in DAMAGE))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"train/return": np.zeros((100, 2)), "train/return/step": np.arange(3)},
+        {"train/return": np.zeros((100, 2))},
+        {"score/final": np.zeros((100, 0)), "score/final/step": np.arange(0)},
+        {"score/final": np.array(1.0), "score/final/step": np.arange(1)},
+    ],
+)
+def test_columns_that_do_not_fit_are_named(tmp_path, columns):
+    folder = make_run(tmp_path, scores=range(100), points=0, workers=0, finished=False)
+    np.savez_compressed(folder / "runs.npz", **columns)
+    assert "no value for each of its steps: no record of its runs" in read_runs(tmp_path).notices[0]
+
+
 def test_the_columns_of_a_large_sweep_are_read(tmp_path):
     folder = make_run(tmp_path, scores=range(100), points=0, workers=0, finished=False)
     returns = np.arange(300.0).reshape(100, 3).astype(np.float32)
@@ -52,6 +154,10 @@ def test_the_columns_of_a_large_sweep_are_read(tmp_path):
     found = read_runs(tmp_path)
     assert found.notices == [] and [run.score for run in found.runs] == returns[:, 0].tolist()
     assert found.runs[7].curves["train/return"].values.tolist() == [21.0, 22.0, 23.0]
+    whole = (folder / "runs.npz").read_bytes()
+    for place in range(20, len(whole), 37):  # numpy raises half a dozen things, by where the wrong byte is
+        (folder / "runs.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        read_runs(tmp_path)
     (folder / "runs.npz").write_bytes(b"PK")
     assert "runs.npz is missing or damaged (ValueError): no record of its runs" in read_runs(tmp_path).notices[0]
 
@@ -172,6 +278,8 @@ def test_bad_input_is_refused_in_one_line(logs, tmp_path, capsys):
         (["-i", logs, "--algo", "ppo"], "--algo ppo: no run has it; did you mean ppo2?"),
         (["-i", logs, "--env", "CartPol-v1"], "did you mean CartPole-v1?"),
         (["-i", logs, "--env", "Pendulum-v1", "--algo", "random_agent"], "asked for together"),
+        (["-i", logs, "--score-range", "CartPol:0,500"], "--score-range CartPol: no run has this environment"),
+        (["-i", logs, "--score-range", "CartPol:0,500"], "did you mean CartPole-v1?"),
         (["-i", logs, "--score-range", "CartPole-v1:5,1"], "write ENV:LOW,HIGH with LOW < HIGH"),
         (["-i", logs, "-o", tmp_path / "file"], "File exists"),
         (["-i", tmp_path / "nothing"], "there is no such folder"),

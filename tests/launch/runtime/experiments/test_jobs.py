@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.runtime.batches import join_records
 from launch.runtime.experiments.jobs import Job, abandon, can_resume, final_scores, found_folders, progress
 from launch.runtime.experiments.journal import JOURNAL_FILE, Journal
 from launch.runtime.experiments.pipeline import gather
@@ -89,6 +90,36 @@ def test_results_are_gathered_by_cell(tmp_path):
         f"ppo2,ground_truth,brax/ant,2,2.000,2.000,{2 - 1.96:.3f},{2 + 1.96:.3f}",
     ]
     assert "2.000" in text
+
+
+def test_scores_of_more_runs_than_have_lines_are_gathered(tmp_path, capsys):
+    """With more than 64 runs metrics.jsonl has aggregates only."""
+    one, returns = job(0, 65), np.arange(65.0)
+    folder = folder_of(tmp_path, one)
+    logger = RunLogger(folder, {}, "brax/ant", 65, 100, "disabled", progress=False)
+    logger.log(1, 50, {"train/return": returns})
+    logger.close()
+    assert final_scores(folder) == []  # it has not come to its end
+    logger.log(2, 100, {"score/final": returns, "score/best": returns + 1})
+    assert final_scores(folder) == (returns + 1).tolist()
+    gather(tmp_path, [one])
+    assert ",65,33.000,33.000," in (tmp_path / "results.csv").read_text()
+    (folder / "runs.npz").write_bytes(b"PK")
+    capsys.readouterr()
+    assert final_scores(folder) == []
+    assert "warning: " in (err := capsys.readouterr().err) and "runs.npz is missing or damaged" in err
+
+
+def test_scores_of_a_sweep_in_batches_are_gathered(tmp_path):
+    one, returns, batches = job(0, 3), np.array([[1.0, 2.0], [3.0, np.nan]]), []
+    folder = folder_of(tmp_path, one)
+    for number, (values, count) in enumerate(zip(returns, (2, 1))):
+        batches.append((folder / f"batch_{number}", count))
+        batches[-1][0].mkdir()
+        logger = RunLogger(batches[-1][0], {}, "brax/ant", 2, 100, "disabled", progress=False)
+        logger.log(1, 100, {"score/final": values})
+    join_records(folder, batches)
+    assert progress(folder).finished and final_scores(folder) == [1.0, 2.0, 3.0]
 
 
 def test_the_table_fits_its_terminal():
