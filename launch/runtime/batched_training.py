@@ -15,10 +15,11 @@ from launch.runtime.distributed import FLAGS
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.env_globals import environment_globals
 from launch.runtime.finishing import complete
-from launch.runtime.logger import SilentLogger, aggregate
+from launch.runtime.logger import RunLogger, SilentLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder
-from launch.runtime.policy import model_info
+from launch.runtime.policy import model_info, read_policies
 from launch.runtime.run_folder import create_run_folder
+from launch.runtime.sweep import Plan
 from launch.runtime.training import Prepared, Training
 from launch.runtime.wandb_sink import WandbSink
 
@@ -34,8 +35,9 @@ def train_batches(
     options, config, runs, driver = prepared
     assert isinstance(driver, DeviceDriver)  # on the host there are no batches
     size = driver.num_runs
-    folder = Path(args.resume) if args.resume else _create_folder(args, prepared)
     parts = batches.split(runs, size)
+    _check_policy(algorithm, args, driver, len(parts))
+    folder = Path(args.resume) if args.resume else _create_folder(args, prepared)
     files.note(f"run folder: {folder}")
     needed = batches.needed_memory(driver) / 2**20
     files.note(f"memory: {needed:,.1f} MiB for {size} runs at a time, {len(parts)} batches of {len(runs)} runs in all")
@@ -58,7 +60,7 @@ def train_batches(
         summary = aggregate({"": value})
         text = ", ".join(f"{key} {summary['/' + key]:.2f}" for key in ("mean", "iqm", "low", "high"))
         files.note(f"{name} of {len(runs)} runs: {text}")
-    _tell_wandb(args, folder, runs.labels, records)
+    _tell_wandb(args, folder, runs, records)
     card = Namespace(simulator=args.simulator, algo=args.algo)  # no video, no artifacts: they are of one policy
     complete(folder, card, SilentLogger(len(runs)))
     policy = type(algorithm).load(str(models / (BEST if (models / BEST).is_dir() else FINAL)))
@@ -78,11 +80,27 @@ class _Batch(Training):
     def _create_folder(self) -> Path:
         return self._path
 
+    def _make_logger(self) -> RunLogger:
+        logger = super()._make_logger()
+        logger.has_columns = True  # of a batch of one run, too: they are put together
+        return logger
+
     def _complete(self) -> None:
         """Nothing: the sweep does so for all batches together."""
 
     def _tell_scores(self, scores: dict[str, np.ndarray], count: int) -> None:
         """Nothing: the sweep tells those of all batches together."""
+
+
+def _check_policy(algorithm: JaxAlgorithm, args: Namespace, driver: DeviceDriver, count: int) -> None:
+    """Refuse a policy to start from that cannot be used, before a folder is made, where a batch of `count` needs it.
+
+    Raises:
+        ValueError: There is none, or it does not fit.
+    """
+    begun = args.resume and all(batches.can_resume(Path(args.resume, f"batch_{number}")) for number in range(count))
+    if args.load_rl_model_path and not begun:
+        read_policies(args.load_rl_model_path, algorithm, driver.spec, 1)
 
 
 def _create_folder(args: Namespace, prepared: Prepared) -> Path:
@@ -93,15 +111,14 @@ def _create_folder(args: Namespace, prepared: Prepared) -> Path:
     return create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, constants)
 
 
-def _tell_wandb(
-    args: Namespace, folder: Path, labels: list[str], records: list[tuple[int, dict[str, np.ndarray]]]
-) -> None:
+def _tell_wandb(args: Namespace, folder: Path, runs: Plan, records: list[tuple[int, dict[str, np.ndarray]]]) -> None:
     """One wandb group: the aggregates of all runs, and a table of their scores."""
     mode = "disabled" if args.no_vis else args.wandb_mode
-    config = files.json_safe({**vars(args), "labels": labels})
-    sink = WandbSink(folder, config, args.wandb_project, mode, len(labels), files.warn)
+    config = files.json_safe({**vars(args), "labels": runs.labels})
+    settings = runs.settings(args.sweep or ())
+    sink = WandbSink(folder, config, args.wandb_project, mode, len(runs), files.warn, settings=settings)
     for step, values in records:
         sink.log(step, values, aggregate(values))
     scores = {name: value for _, found in records for name, value in found.items() if name.startswith("score/")}
-    sink.table("runs", labels, scores)
+    sink.table("runs", runs.labels, scores)
     sink.close()

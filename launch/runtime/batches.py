@@ -23,15 +23,16 @@ from launch.runtime.drivers.common import Driver
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.experiments.jobs import can_resume, progress
 from launch.runtime.logger import METRICS_FILE, aggregate
-from launch.runtime.model import INFO_FILE, PARAMS_FILE, save_model
+from launch.runtime.model import BEST, FINAL, INFO_FILE, PARAMS_FILE, save_model
 from launch.runtime.sweep import Plan
 
 PROGRAMS = 64 * 2**20  # bytes of compiled programs and of what writes checkpoints; measured
+SCORE_BEST, SCORE_FINAL = "score/best", "score/final"
 SHARE = 0.8  # of the memory; the rest is for evaluations, models and other programs
 
 
 def fitting_driver(
-    build: Callable[[int], DeviceDriver], num_runs: int, wanted: int, exact: bool = True
+    build: Callable[[int], DeviceDriver], num_runs: int, wanted: int, exact: bool = True, fixed: bool = False
 ) -> DeviceDriver:
     """Build the driver of as many runs as fit the memory, in batches of equal size.
 
@@ -40,18 +41,21 @@ def fitting_driver(
         num_runs: Runs in all.
         wanted: Runs in a batch, 0 for as many as fit.
         exact: Whether to ask the compiler, which takes its time, what they need.
+        fixed: Whether it must be so many, 0 for all: a sweep that goes on has checkpoints of batches of that size.
 
     Raises:
-        ValueError: Not even one run fits.
+        ValueError: Not even one run fits, or not as many as it must be.
     """
     limit = SHARE * available_memory()
-    size = even(num_runs, wanted or num_runs)
+    wanted = min(wanted or num_runs, num_runs) if fixed else wanted
+    size = wanted if fixed else even(num_runs, wanted or num_runs)
     while True:
         driver = build(size)
+        allowed = available_memory() if wanted or size == 1 else limit
         needed = driver.memory()  # quick, and less than what the compiler says
-        if exact and needed <= limit:
+        if exact and needed <= allowed:
             needed = memory_of_runs(driver)
-        if needed <= (available_memory() if wanted or size == 1 else limit):
+        if needed <= allowed:
             return driver
         if size == 1 or wanted:
             check_fits(needed, size)
@@ -140,7 +144,12 @@ def join_records(folder: Path, batches: list[tuple[Path, int]]) -> list[tuple[in
         ValueError: What a batch has recorded is damaged.
         OSError: A file cannot be written.
     """
-    columns = joined([read_columns(path) for path, _ in batches], [count for _, count in batches])
+    parts = [read_columns(path) for path, _ in batches]
+    if any(SCORE_BEST in part for part in parts):
+        for part in parts:  # as in a sweep at once, the final policies stand for the best where none has qualified
+            for end in ("", STEP):
+                part.setdefault(SCORE_BEST + end, part[SCORE_FINAL + end])
+    columns = joined(parts, [count for _, count in batches])
     with (folder / (RUNS_FILE + ".tmp")).open("wb") as file:
         np.savez_compressed(file, **columns)  # type: ignore[arg-type]  # mypy takes them for its flag
     (folder / (RUNS_FILE + ".tmp")).replace(folder / RUNS_FILE)
@@ -161,16 +170,18 @@ def join_records(folder: Path, batches: list[tuple[Path, int]]) -> list[tuple[in
 
 
 def join_models(models: Path, batches: list[tuple[Path, int]], info: dict[str, Any]) -> None:
-    """Write each model that all batches have, with the runs of all.
+    """Write each model that all batches have, with the runs of all; the final one where only others have a best one.
 
     Args:
         models: Folder of the models of the run.
         batches: (folder of a batch, runs that count).
         info: What model.json says of all runs together.
     """
-    names = [path.name for path in (batches[0][0] / models.name).iterdir()]
-    for name in names:
+    names = {found.name for path, _ in batches for found in (path / models.name).iterdir()}
+    for name in sorted(names):
         sources = [(path / models.name / name, count) for path, count in batches]
+        if name == BEST:
+            sources = [(path if path.is_dir() else path.with_name(FINAL), count) for path, count in sources]
         if not all((source / INFO_FILE).is_file() for source, _ in sources):
             continue
         found: dict[str, list[np.ndarray]] = {}
@@ -189,5 +200,5 @@ def join_models(models: Path, batches: list[tuple[Path, int]], info: dict[str, A
             for part in path:
                 place = place.setdefault(part, {})
             place[last] = np.concatenate(parts)
-        (acting,) = tree.values()
+        acting: Any = next(iter(tree.values()), {})  # of a random agent there is nothing to keep
         save_model(models, name, acting, info | lists)

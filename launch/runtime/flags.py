@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from agents.registry import registered_rl
@@ -24,8 +25,8 @@ from launch.runtime.distributed import FLAGS as DISTRIBUTED
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, UnknownFlag, add_wandb_flags, peek
 from launch.runtime.plugin import load_plugin
-from launch.runtime.srl_models import DEFAULT_CONFIG, check_saved_model, resolve_srl_model
-from launch.runtime.validation import MAX_PORT, check_arguments
+from launch.runtime.srl_models import DEFAULT_CONFIG, check_saved_model, kind_of, model_spec, resolve_srl_model
+from launch.runtime.validation import MAX_PORT, check_arguments, damaged, saved_value
 from representations.registry import registered_srl
 
 DEFAULT_ALGO = "ppo2"
@@ -51,6 +52,8 @@ _FREE_ON_RESUME = {
     "port",
     "verbose",
     "on_nan",
+    "log_dir",  # the folder is there already, wherever it is now
+    "srl_model_path",  # which may have moved as well, see `_check_moved`
     *DISTRIBUTED,
 }
 _FIXED_ON_RESUME = ("num_seeds", "sweep", "hyperparam", "load_rl_model_path")
@@ -95,13 +98,15 @@ def parse_train_args(argv: Sequence[str]) -> Namespace:
     else:
         args.hyperparam = read_hyperparam(args, parser, own)
         args.sweep = read_sweep(args, parser)
-        args.simulator = args.simulator or ("jax" if args.env.startswith("brax/") else "pybullet")
+    args.simulator = args.simulator or ("jax" if args.env.startswith("brax/") else "pybullet")
+    if not saved:
         apply_simulator_defaults(args, parser)
     del args.help
     args.run_folder = None
     check_options(args)
     if saved:
         check_saved_model(args)
+        _check_moved(args, saved)
     else:
         resolve_srl_model(args, parser.given)
     check_arguments(args)
@@ -279,7 +284,7 @@ def _saved_args(folder: str, plugin: str | None) -> dict[str, Any]:
     saved = read_run(folder).args
     if saved.get("plugin") and not plugin:
         raise UsageError(f"--resume={folder}: that run used --plugin={saved['plugin']}, give it again")
-    if saved.get("algo") not in registered_rl:
+    if not isinstance(saved.get("algo"), str) or saved["algo"] not in registered_rl:
         raise UsageError(f"--resume={folder}: its algorithm {saved.get('algo')!r} does not exist")
     return saved
 
@@ -288,7 +293,8 @@ def _restore(args: Namespace, saved: dict[str, Any], parser: FlagParser) -> None
     """Replace the values of `args` by those of a saved run, except what a resumed run may change and was given.
 
     Raises:
-        ValueError: A given flag differs from the saved run, or may not be given with --resume at all.
+        ValueError: A given flag differs from the saved run, or may not be given with --resume at all; or the run's
+            args.json is damaged.
     """
     from launch.runtime.run_folder import compare_args
 
@@ -297,8 +303,39 @@ def _restore(args: Namespace, saved: dict[str, Any], parser: FlagParser) -> None
             raise UsageError(f"{parser[name].option.flag} cannot be given with --resume: the saved run has its own")
     compare_args(saved, {name: getattr(args, name) for name in parser.given}, ignore=_FREE_ON_RESUME)
     for name in parser.names:
-        if name not in saved or (name in _FREE_ON_RESUME and name in parser.given):
-            continue
-        value = saved[name]
-        keep = value is None or parser[name].many  # no value, or a dict that was checked when the run began
-        setattr(args, name, value if keep else parser[name].read(value))
+        if name in saved and not (name in _FREE_ON_RESUME and name in parser.given):
+            setattr(args, name, _saved(parser, name, saved[name], args.resume))
+
+
+def _saved(parser: FlagParser, name: str, value: Any, folder: str) -> Any:
+    """Check a value of args.json; `hyperparam` is held as {name: value}, `sweep` as {name: [value, ...]}.
+
+    Raises:
+        UsageError: It is no value of that flag.
+    """
+    if name not in ("hyperparam", "sweep"):
+        return saved_value(parser[name], value, folder)
+    if not isinstance(value, dict):
+        raise damaged(folder, name, value)
+    if name == "hyperparam":  # each has set a flag, which is checked
+        return value
+    if not all(option in parser and isinstance(values, list) and values for option, values in value.items()):
+        raise damaged(folder, name, value)
+    return {option: [saved_value(parser[option], one, folder) for one in values] for option, values in value.items()}
+
+
+def _check_moved(args: Namespace, saved: dict[str, Any]) -> None:
+    """Refuse a learned representation of another kind in place of the one that a resumed run was begun with.
+
+    That its states have as many components is seen when the checkpoint is read.
+
+    Raises:
+        ValueError: It is of another kind, or damaged.
+    """
+    path = args.srl_model_path
+    if path is None or path == saved.get("srl_model_path"):
+        return
+    kind = kind_of(model_spec(Path(path)))
+    if kind != args.srl_model:
+        raise UsageError(f"--srl-model-path={path}: that model is of the kind {kind}, the run has {args.srl_model}")
+    args.srl_model_path = str(Path(path).resolve())

@@ -6,7 +6,8 @@ the start). With K > 1 runs each entry is K lines with `run` (0 ... K-1) and one
 
 K > 1 runs write their monitor files to `seed_<k>/`, at most `MAX_MONITORED_RUNS` of them. With more runs than that
 none are written (thousands of tiny files), and metrics.jsonl has the aggregates only. `runs.npz` has every metric of
-every run in columns, see `launch.runtime.columns`; it is written with each checkpoint and at the end.
+every run in columns, see `launch.runtime.columns`; K > 1 runs and each batch of a sweep have it. It is written with
+each checkpoint and at the end.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ class RunLogger:
         progress: Whether to show the progress line.
         episode_window: Episodes in the running mean of the return.
         tags: wandb tags.
+        settings: What each of the K runs has of its own, in place of entries of `config`; none by default.
+
+    Attributes:
+        has_columns: Whether `runs.npz` is written; set before anything is recorded.
 
     Raises:
         ValueError: an unknown wandb mode.
@@ -64,14 +69,15 @@ class RunLogger:
         progress: bool = True,
         episode_window: int = 40,
         tags: Sequence[str] = (),
+        settings: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         check_mode(wandb_mode)
         self.folder = Path(folder)
-        self.num_runs = num_runs
+        self.num_runs, self.has_columns = num_runs, num_runs > 1
         self.best_evaluation = np.full(num_runs, -np.inf)
         self._env_id = env_id
         self._columns = Columns(config.get("labels", [str(run) for run in range(num_runs)]))
-        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode, tuple(tags))
+        self._wandb_options = (files.json_safe(config), wandb_project, wandb_mode, tuple(tags), tuple(settings))
         self._wandb_state: dict[str, str] = {}
         self._wandb: WandbSink | None = None
         self._recent = [deque[float](maxlen=episode_window) for _ in range(num_runs)]
@@ -217,7 +223,7 @@ class RunLogger:
             self._wandb.close(exit_code)
 
     def _save_columns(self) -> None:
-        if self.num_runs > 1:
+        if self.has_columns:
             self._columns.save(self.folder)
 
     def _record(self, head: dict[str, int], metrics: Mapping[str, Any]) -> None:
@@ -226,7 +232,7 @@ class RunLogger:
         self._step = head["step"]
         seconds = {"time": round(self.elapsed(), 3)}
         lines: list[dict[str, Any]] = []
-        if self.num_runs > 1:
+        if self.has_columns:
             self._columns.add(self._step, values)
         for run in range(self.num_runs if self.num_runs <= MAX_MONITORED_RUNS else 0):
             which = {"run": run} if self.num_runs > 1 else {}
@@ -252,9 +258,18 @@ class RunLogger:
     def _sink(self) -> WandbSink:
         """The wandb sink, started at the first record: only then are the ids of a resumed run known."""
         if self._wandb is None:
-            config, project, mode, tags = self._wandb_options
-            state = self._wandb_state
-            self._wandb = WandbSink(self.folder, config, project, mode, self.num_runs, self._warn, state, tags)
+            config, project, mode, tags, settings = self._wandb_options
+            self._wandb = WandbSink(
+                self.folder,
+                config,
+                project,
+                mode,
+                self.num_runs,
+                self._warn,
+                self._wandb_state,
+                tags,
+                settings=settings,
+            )
         return self._wandb
 
     def _warn(self, text: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from launch.runtime.errors import HelpRequested, UsageError, hint
 from launch.runtime.flag_parser import FlagParser, add_wandb_flags, peek
 from launch.runtime.plugin import load_plugin
+from launch.runtime.validation import saved_value
 from representations.loss_flags import DEFAULT_WEIGHTS, Term, family_of, parse_losses
 
 MODEL_TYPES = ("custom_cnn", "resnet", "mlp", "linear")
@@ -19,6 +20,7 @@ _DESCRIPTION = (
     "Learn a representation of pictures from a dataset that launch/dataset_generator.py or the original toolbox has "
     "recorded. The model is then used by `launch/train.py --srl-model-path FOLDER`."
 )
+MOVABLE = ("data_folder", "path_to_dae")  # what a training reads; a resumed one finds it at another place by its name
 # What a resumed run may change: nothing that decides what was computed.
 FREE_ON_RESUME = {
     "resume",
@@ -30,6 +32,8 @@ FREE_ON_RESUME = {
     "verbose",
     "no_cuda",
     "checkpoint_every",
+    "log_dir",  # the folder is there already, wherever it is now
+    *MOVABLE,
 }
 
 
@@ -153,17 +157,27 @@ def read_terms(args: Namespace) -> tuple[Term, ...]:
 
 
 def _restore(args: Namespace, parser: FlagParser) -> None:
-    """Take the flags of the saved training, except what may change and was given."""
+    """Take the flags of the saved training, except what may change and was given.
+
+    Raises:
+        ValueError: That is no folder of a training, its args.json is damaged, or a flag must be as it was.
+    """
     from launch.runtime.files import read_json  # here because they load NumPy, which --help does not
     from launch.runtime.run_folder import ARGS_FILE, compare_args
 
     saved = read_json(Path(args.resume) / ARGS_FILE, f"--resume={args.resume}")
     if "terms" in saved or "data_folder" not in saved:
         raise UsageError(f"--resume={args.resume}: that is no folder of a representation")
+    if saved.get("plugin") and not args.plugin:  # what a folder says is never taken as code to run
+        raise UsageError(f"--resume={args.resume}: that training used --plugin={saved['plugin']}, give it again")
     compare_args(saved, {name: getattr(args, name) for name in parser.given}, ignore=FREE_ON_RESUME)
     for name in parser.names:
         if name in saved and not (name in FREE_ON_RESUME and name in parser.given):
-            setattr(args, name, saved[name])
+            setattr(args, name, saved_value(parser[name], saved[name], args.resume))
+    for name in MOVABLE:
+        old, new = saved.get(name), getattr(args, name)
+        if new != old and (not isinstance(old, str) or Path(old).name != Path(new).resolve().name):
+            raise UsageError(f"{parser[name].option.flag}={new}: that training was begun with {old}, of another name")
 
 
 def _read_sweep(
@@ -220,7 +234,9 @@ def _check(args: Namespace) -> None:
 
 
 def _check_folder(args: Namespace) -> None:
-    """Refuse a folder that holds something already."""
+    """Refuse a folder that holds something already, or cannot be made; a resumed training has its own."""
+    if args.resume:
+        return
     from launch.runtime.run_folder import check_log_dir
 
     check_log_dir(args.log_dir)
@@ -229,7 +245,7 @@ def _check_folder(args: Namespace) -> None:
     folder = Path(args.log_folder)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--log-folder={folder} is a file")
-    if not args.resume and not args.force and folder.exists() and any(folder.iterdir()):
+    if not args.force and folder.exists() and any(folder.iterdir()):
         raise UsageError(f"--log-folder={folder} holds something already: add --force to replace it")
     check_log_dir(folder)
 
@@ -238,7 +254,7 @@ def saved_flags(args: Namespace) -> dict[str, Any]:
     """The flags as args.json holds them: what `_restore` reads back."""
     left_out = {"terms", "given", "run_folder", "resume", "force"}
     flags = {name: value for name, value in vars(args).items() if name not in left_out}
-    flags["sweep"] = [f"{name}:{','.join(f'{value:g}' for value in values)}" for name, values in args.sweep.items()]
+    flags["sweep"] = [f"{name}:{','.join(map(repr, values))}" for name, values in args.sweep.items()]
     return flags
 
 

@@ -171,8 +171,15 @@ def _fit_components(args: Namespace, data: Dataset, spec: EncoderSpec) -> Path:
     return folder
 
 
-def _logger(folder: Path, args: Namespace, spec: EncoderSpec, labels: Sequence[str], steps: int) -> RunLogger:
-    """What records the runs; `steps` are those of one run."""
+def _logger(
+    folder: Path,
+    args: Namespace,
+    spec: EncoderSpec,
+    labels: Sequence[str],
+    steps: int,
+    settings: Sequence[dict[str, Any]] = (),
+) -> RunLogger:
+    """What records the runs; `steps` are those of one run, `settings` what each has of its own."""
     return RunLogger(
         folder,
         {**saved_flags(args), "labels": labels},
@@ -182,6 +189,7 @@ def _logger(folder: Path, args: Namespace, spec: EncoderSpec, labels: Sequence[s
         "disabled" if args.no_vis else args.wandb_mode,
         args.wandb_project,
         progress=False,
+        settings=settings,
     )
 
 
@@ -232,7 +240,7 @@ class _Training:
         args = self._args
         folder = Path(args.resume) if args.resume else _new_folder(args, self._data, self._spec)
         steps = max(self._epochs * self._learner.minibatches, 1)
-        logger = _logger(folder, args, self._spec, self._plan.labels, steps)
+        logger = _logger(folder, args, self._spec, self._plan.labels, steps, self._settings())
         checkpoints = Checkpointer(folder)
         if args.resume:
             self._restore(checkpoints, logger)
@@ -251,6 +259,12 @@ class _Training:
             logger.close(code)
         print(f"model {folder}")
         return folder
+
+    def _settings(self) -> list[dict[str, Any]]:
+        """The seed and the swept values of each run; the weight of a loss under its name."""
+        swept = [f"weight {name}" if name in self._spec.losses else name for name in self._args.sweep]
+        own = self._plan.settings(swept)
+        return [{name.removeprefix("weight "): value for name, value in each.items()} for each in own]
 
     def _train(self, checkpoints: Checkpointer, logger: RunLogger) -> None:
         """Run the epochs that are left."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,14 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def settings(self, swept: Iterable[str]) -> list[dict[str, Any]]:
+        """What each run has of its own: `seed` and its values of the options `swept`, K dicts for JSON."""
+        names = [name for name in swept if name in self.hyper]
+        return [  # by the text of a float32, which is short: 0.001, not 0.0010000000474974513
+            {"seed": int(seed), **{name: float(str(self.hyper[name][run])) for name in names}}
+            for run, seed in enumerate(self.seeds)
+        ]
 
 
 def plan(hyper: dict[str, float], sweep: dict[str, list[float]], seed: int, num_seeds: int) -> Plan:

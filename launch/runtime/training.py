@@ -165,7 +165,9 @@ def prepare(
         return build_driver(algorithm, options, config, first, steps, workers, args.data_parallel, args.on_nan, where)
 
     if options.on_device and len(runs) > 1 and not args.data_parallel and jax.process_count() == 1:
-        return Prepared(options, config, runs, fitting_driver(build, len(runs), args.runs_per_batch, exact))
+        # What a resumed sweep has checkpoints of is in its flags, however much memory there is now.
+        driver = fitting_driver(build, len(runs), args.runs_per_batch, exact, fixed=bool(args.resume))
+        return Prepared(options, config, runs, driver)
     if args.rollout_launcher == "ray":
         connect(args.ray_address)
     driver = build(len(runs))
@@ -262,6 +264,7 @@ class Training:
             total_steps=args.num_timesteps,
             episode_window=args.episode_window,
             tags=getattr(args, "tags", ()),
+            settings=self.runs.settings(args.sweep or ()),
         )
 
     def _create_folder(self) -> Path:
@@ -272,8 +275,8 @@ class Training:
         return create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, constants)
 
     def _start_policies(self) -> Any:
-        """The policies of --load-rl-model-path, or None."""
-        path = self.args.load_rl_model_path
+        """The policies of --load-rl-model-path, or None; a resumed run needs them no more."""
+        path = None if self.args.resume else self.args.load_rl_model_path
         return read_policies(path, self.algorithm, self.driver.spec, len(self.runs)) if path else None
 
     def _loop(self) -> None:
@@ -376,7 +379,7 @@ class Training:
             acting = jax.tree.map(np.asarray, self.driver.acting())
             self.best = acting if self.best is None else jax.tree.map(partial(_where, better), acting, self.best)
             self.best_score = np.where(better, score, self.best_score)
-            self._save_model(BEST, self.best, self.best_score)
+            self._save_model(BEST, self._best_policies(), self.best_score)
 
     def _judge(self) -> np.ndarray:
         """Mean return [K] of fixed episodes.
@@ -407,16 +410,21 @@ class Training:
             "best_score": [None if score == -np.inf else float(score) for score in self.best_score],
             "logger": self.logger.state(),
         }
-        tree = {"driver": self.driver.checkpoint(), "best": self._best_tree()}  # all processes gather it
+        tree = {"driver": self.driver.checkpoint(), "best": self._best_policies()}  # all processes gather it
         if self.first:
             self.checkpoints.save(self.iteration, tree, metadata)
 
-    def _best_tree(self) -> Any:
-        return self.best if self.best is not None else jax.tree.map(np.asarray, self.driver.acting())
+    def _best_policies(self) -> Any:
+        """The best policies, leaves [K, ...]; of a run that has no best yet the present one."""
+        known = np.isfinite(self.best_score)
+        if self.best is not None and known.all():
+            return self.best
+        acting = jax.tree.map(np.asarray, self.driver.acting())
+        return acting if self.best is None else jax.tree.map(partial(_where, known), self.best, acting)
 
     def _resume(self) -> None:
         """Continue from the newest usable checkpoint."""
-        template = {"driver": self.driver.checkpoint(), "best": self._best_tree()}
+        template = {"driver": self.driver.checkpoint(), "best": self._best_policies()}
         tree, metadata = self.checkpoints.restore(template)
         self.driver.restore(tree["driver"])
         self.iteration = int(tree["driver"]["iteration"])
@@ -430,8 +438,7 @@ class Training:
     def _finish(self) -> np.ndarray:
         """Save the final policies and report the score of the ones to use."""
         scores = self._training_scores() if self.options.single else self._final_evaluation()
-        acting = self.driver.acting() if self.best is None else self.best
-        acting = jax.tree.map(lambda x: x[0], acting)
+        acting = jax.tree.map(lambda x: x[0], self._best_policies())
         self.algorithm.adopt(self.driver.agent, self.driver.spec, acting, only(self.info, 0))
         return scores["final" if self.best is None else "best"]
 
@@ -445,7 +452,10 @@ class Training:
         scores = {"final": self._returns(count, FINAL_EVALUATION_SEED)}
         self._save_final(scores["final"].mean(axis=1))
         if self.best is not None:
-            scores["best"] = self._returns(count, FINAL_EVALUATION_SEED, acting=self.best)
+            best, known = self._best_policies(), np.isfinite(self.best_score)
+            scores["best"] = self._returns(count, FINAL_EVALUATION_SEED, acting=best)
+            if not known.all():  # the final policy stands for the best where none has qualified
+                self._save_model(BEST, best, np.where(known, self.best_score, scores["final"].mean(axis=1)))
         for name, other in self.driver.others().items():
             scores[name] = self._returns(count, FINAL_EVALUATION_SEED, acting=other)
             self._save_model(name, other, scores[name].mean(axis=1))

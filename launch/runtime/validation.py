@@ -10,11 +10,13 @@ import ast
 import importlib.util
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from agents.registry import ActionType, AlgoType, registered_rl
 from launch.runtime.cluster import check_cluster
 from launch.runtime.distributed import check_flags
 from launch.runtime.errors import UsageError, nearest
+from launch.runtime.flag_parser import Flag
 from representations.registry import check_environment
 
 MAX_PORT = 65534
@@ -50,9 +52,8 @@ def check_arguments(args: Namespace) -> None:
     if not args.eval_deterministic and registered_rl[args.algo][1] is AlgoType.EVOLUTION_STRATEGIES:
         raise UsageError(f"--noeval-deterministic: {args.algo} explores by its parameters and draws no actions")
     _check_environment_flags(args)
-    _check_paths(args)
-    if args.resume and args.load_rl_model_path:
-        raise UsageError("--load-rl-model-path cannot be given with --resume: the run has its own policy")
+    if not args.resume:  # a run that goes on has its policy, its representation's folder and its own folder already
+        _check_paths(args)
 
 
 def _check_rollouts(args: Namespace) -> None:
@@ -202,6 +203,46 @@ def _signature(module: str, name: str) -> set[str] | None:
             base = node.bases[0] if node.bases else None
             return _signature(module, base.id) if isinstance(base, ast.Name) and not node.decorator_list else None
     return None
+
+
+def saved_value(flag: Flag, value: Any, folder: str) -> Any:
+    """Check a flag's value in the args.json of a folder that is resumed, as if it had been typed.
+
+    Args:
+        flag: The flag.
+        value: What JSON holds of it.
+        folder: The folder, for the message.
+
+    Returns:
+        The value, of the flag's type; a list where it takes several.
+
+    Raises:
+        UsageError: It is no value of that flag.
+    """
+    option = flag.option
+    items = value if flag.many else [value]
+    if value is None and option.default is None:
+        return None
+    # A flag of text would read anything: what is not text was not written by one.
+    if not isinstance(items, list) or (flag.convert is None and option.type is str and not all(map(_is_text, items))):
+        raise damaged(folder, option.name, value)
+    try:
+        read = [flag.read(item) for item in items]
+    except UsageError:
+        raise damaged(folder, option.name, value) from None
+    return read if flag.many else read[0]
+
+
+def damaged(folder: str, name: str, value: Any) -> UsageError:
+    """Return the error of a folder whose args.json has something else than a value of the flag `name`."""
+    said = repr(value)
+    return UsageError(
+        f"--resume={folder}: its args.json is damaged: {name} is {said[:80]}{'...' if len(said) > 80 else ''}"
+    )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _check_paths(args: Namespace) -> None:

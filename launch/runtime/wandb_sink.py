@@ -39,6 +39,7 @@ class WandbSink:
         state: What `state` returned before a checkpoint: the same wandb runs are continued.
         tags: wandb tags of every run.
         finish_timeout: Seconds that `close` waits for the last upload; what is not uploaded then stays on disk.
+        settings: What each of the K runs has of its own, such as its seed, in place of entries of `config`.
 
     Raises:
         ValueError: an unknown mode.
@@ -55,9 +56,10 @@ class WandbSink:
         state: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
         finish_timeout: float = FINISH_TIMEOUT,
+        settings: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         check_mode(mode)
-        self._tags, self._finish_timeout = list(tags), finish_timeout
+        self._tags, self._finish_timeout, self._settings = list(tags), finish_timeout, list(settings)
         self._name, self._step = folder.name, 0
         self._warn = warn
         self._runs: dict[str, Any] = {}
@@ -132,7 +134,7 @@ class WandbSink:
         self._guard(send)
 
     def table(self, name: str, labels: Sequence[str], values: Mapping[str, np.ndarray]) -> None:
-        """Send a table of all K runs to the aggregate run.
+        """Send a table of all K runs to the aggregate run, beside its last row.
 
         Args:
             name: Of the table.
@@ -144,7 +146,9 @@ class WandbSink:
             import wandb
 
             rows = [list(row) for row in zip(labels, *(value.tolist() for value in values.values()), strict=True)]
-            self._runs["aggregate"].log({name: wandb.Table(columns=["run", *values], data=rows)})
+            table = wandb.Table(columns=["run", *values], data=rows)
+            # Without a step wandb takes the row for complete, and drops what is added to it: a video.
+            self._runs["aggregate"].log({name: table}, step=self._step)
 
         if "aggregate" in self._runs:
             self._guard(send)
@@ -190,7 +194,7 @@ class WandbSink:
             options = {
                 "project": project,
                 "dir": str(folder),
-                "config": config if name == "aggregate" or num_runs == 1 else {**config, "run": int(name)},
+                "config": config if name == "aggregate" else self._config_of(int(name), config, num_runs),
                 "name": folder.name if num_runs == 1 else f"{folder.name}-{_label(name)}",
                 "group": folder.name if num_runs > 1 else None,
                 "job_type": None if num_runs == 1 else _label(name).split("_")[0],
@@ -200,6 +204,11 @@ class WandbSink:
             if name in ids:
                 options.update(id=ids[name], resume="allow")
             self._runs[name], mode = self._init(mode, options, monitor_machine=name == names[0])
+
+    def _config_of(self, run: int, config: dict[str, Any], num_runs: int) -> dict[str, Any]:
+        """What to record of one run: with its own seed and values, not those of the command."""
+        own = self._settings[run] if self._settings else {}
+        return {**config, **own, **({"run": run} if num_runs > 1 else {})}
 
     def _resolve(self, mode: str) -> str:
         """Turn "auto" into what it stands for, and "online" without an API key into "offline"."""

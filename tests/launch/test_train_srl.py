@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from launch.runtime.checkpoint import Checkpointer
+from launch.runtime.srl_flags import parse_srl_args, saved_flags
 from launch.train_srl import main
 from representations.dataset import load_dataset
 from representations.encoder import load_encoder, read_model
@@ -144,6 +145,44 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(data, tmp_path,
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and said.count("\n") == 1
     assert not (tmp_path / "m").exists()
+
+
+def test_a_damaged_picture_ends_a_training_with_one_line(tmp_path, capsys):
+    data = written(tmp_path / "jpeg", twin_dataset(), "original")
+    picture = data / "record_000" / "frame000030.jpg"
+    picture.write_bytes(picture.read_bytes()[:100])
+    more = [f"--data-folder={data}", f"--log-folder={tmp_path / 'm'}", *FAST, "--losses", "autoencoder", "--epochs=1"]
+    assert main(more) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("error: picture ") and "frame000030.jpg is missing or damaged" in said[-1]
+    assert not any("Traceback" in line for line in said) and not (tmp_path / "m" / "srl_model.json").exists()
+
+
+def test_a_training_with_a_plugin_is_continued_with_it(data, tmp_path, capsys):
+    (tmp_path / "m").mkdir()
+    saved = {"data_folder": str(data / "one"), "plugin": "my_losses", "losses": ["my_loss"]}
+    (tmp_path / "m" / "args.json").write_text(json.dumps(saved))
+    assert main([f"--resume={tmp_path / 'm'}"]) == 2
+    assert "that training used --plugin=my_losses, give it again" in capsys.readouterr().err
+
+
+def test_priors_do_without_pairs_where_they_validate(data, tmp_path):
+    """A single reward: its transition trains or validates, never both."""
+    one = replace(twin_dataset(), rewards=np.zeros(240, np.float32))
+    one.rewards[100] = 1.0
+    written(tmp_path / "rare", one)
+    codes = [
+        main(words(tmp_path, tmp_path / f"m{seed}", "--losses", "priors", "--epochs=1", f"--seed={seed}", name="rare"))
+        for seed in range(1, 9)
+    ]
+    assert set(codes) <= {0, 2} and codes.count(0) > 4
+
+
+def test_the_values_of_a_sweep_are_kept_to_the_last_digit(data, tmp_path):
+    more = ("--losses", "inverse", "--sweep", "learning_rate:0.00012345678,0.0001234567")
+    given = [word for word in words(data, tmp_path / "m", *more) if not word.startswith("--learning-rate")]
+    args = parse_srl_args(given)
+    assert saved_flags(args)["sweep"] == ["learning_rate:0.00012345678,0.0001234567"]
 
 
 def test_a_folder_is_replaced_only_by_force(data, tmp_path, capsys):

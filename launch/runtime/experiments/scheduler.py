@@ -21,6 +21,8 @@ from launch.runtime.interrupt import Interrupt
 ATTEMPTS = 2  # a crashed job is begun once more
 MAX_LOSSES = 5  # how often a job may lose its machine, which is no fault of its own
 LOST = -1000  # exit code of a job whose machine is gone
+# What an error that names the run folder says of it where it cannot be continued any more.
+_DAMAGE = ("damaged", "truncated", "is missing", "not an object", "was changed", "no checkpoint")
 _POLL_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks into the run folders
 
@@ -200,7 +202,7 @@ class Scheduler:
             self._table.message(f"lost: {job.name} ({state.reason}); it will be begun on another machine")
             return
         self._journal.write("crashed", job.name, exit_code=code, reason=state.reason)
-        damaged = code == REFUSED and resumed  # its checkpoints are
+        damaged = code == REFUSED and resumed and (folder is None or self._is_damaged(state, folder))
         if damaged and folder is not None:
             abandon(self._root, folder)
         if state.attempts < ATTEMPTS and (damaged or not would_fail_again(code, self._log(state), state.log_start)):
@@ -216,6 +218,12 @@ class Scheduler:
         what = "machine lost" if code == LOST else f"signal {-code}" if code < 0 else f"exit code {code}"
         last, is_error = last_line(self._log(state), state.log_start)
         return f"{what}: {last[:200]}" if last and (is_error or code > 0) else what
+
+    def _is_damaged(self, state: _State, folder: Path) -> bool:
+        """Whether a run that was not resumed is damaged, by what it said; else what it lacks, such as memory, may come
+        back, and the pipeline goes on with it when it is resumed itself."""
+        said, is_error = last_line(self._log(state), state.log_start)
+        return is_error and " ".join(str(folder).split()) in said and any(word in said for word in _DAMAGE)
 
     def _log(self, state: _State) -> Path:
         return self._root / "output" / state.job.log_name

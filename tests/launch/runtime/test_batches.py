@@ -89,6 +89,46 @@ def test_a_sweep_that_lost_its_last_batches_goes_on(batched, tmp_path):
     assert (folder / "batch_0" / "runs.npz").stat().st_mtime_ns == first
 
 
+def test_a_batch_may_be_one_run(tmp_path):
+    words = ["--algo=random_agent", "--env=CartPole-v1", "--simulator=jax", "--num-timesteps=640", "--no-vis"]
+    words += ["--eval-episodes=2", "--final-eval-episodes=4", "--num-seeds=2", f"--log-dir={tmp_path}"]
+    assert main([*words, "--runs-per-batch=1"]) == 0
+    folder = run_folder(tmp_path)
+    columns = read_columns(folder)
+    assert columns["label"].tolist() == ["seed=0", "seed=1"] and columns["score/final"].shape == (2, 1)
+    assert main([f"--resume={folder}"]) == 0
+    for name, values in columns.items():
+        np.testing.assert_array_equal(read_columns(folder)[name], values, err_msg=name)
+
+
+def finished_episodes(folder: Path) -> np.ndarray:
+    """How many episodes each run has played [K]."""
+    runs = sorted(folder.glob("**/seed_*/"), key=lambda path: (path.parent.name, path.name))
+    return np.array(
+        [sum(len(p.read_text().splitlines()) - 2 for p in run.glob("*.monitor.csv")) for run in runs], np.int64
+    )
+
+
+@pytest.mark.parametrize("size", [0, 2])
+def test_a_run_without_a_best_has_its_final_policy(size, tmp_path):
+    """Of eight runs some play too few episodes; of four batches one has two such runs."""
+    words = [word for word in SWEEP if "min-episodes-save" not in word] + ["--min-episodes-save=27"]
+    assert main([*words, f"--runs-per-batch={size}", f"--log-dir={tmp_path}"]) == 0
+    folder = run_folder(tmp_path)
+    without = finished_episodes(folder) < 27
+    print("without a best:", np.flatnonzero(without))
+    assert 0 < without.sum() < 8
+    columns = read_columns(folder)
+    final, best = columns["score/final"][:, 0], columns["score/best"][:, 0]
+    assert final.shape == best.shape == (8,)
+    np.testing.assert_array_equal(best[without], final[without])
+    with np.load(folder / "ppo2_model/final/params.npz") as last, np.load(folder / "ppo2_model/best/params.npz") as top:
+        for name in last:
+            np.testing.assert_array_equal(top[name][without], last[name][without], err_msg=name)
+    told = json.loads((folder / "ppo2_model/best/model.json").read_text())["score"]
+    assert np.array(told)[without].tolist() == final[without].tolist()
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(batched, tmp_path):
     cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}

@@ -31,6 +31,12 @@ def test_every_combination_times_every_seed() -> None:
     assert len(set(runs.labels)) == 12
 
 
+def test_what_each_run_has_of_its_own() -> None:
+    runs = plan({"gamma": 0.99, "lam": 0.95}, {"gamma": [0.9, 0.00012345678]}, seed=7, num_seeds=1)
+    assert runs.settings(["gamma", "no_option"]) == [{"seed": 7, "gamma": 0.9}, {"seed": 7, "gamma": 0.00012345678}]
+    assert runs.settings(()) == [{"seed": 7}, {"seed": 7}]
+
+
 def test_values_not_swept_are_the_same_in_all_runs() -> None:
     runs = plan(HYPER, {"gamma": [0.5, 0.6]}, seed=0, num_seeds=3)
     np.testing.assert_array_equal(runs.hyper["learning_rate"], np.full(6, 1e-3, np.float32))

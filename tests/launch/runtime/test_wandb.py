@@ -20,6 +20,7 @@ import pytest
 from launch import dataset_generator, train_srl
 from launch.runtime.logger import RunLogger
 from launch.runtime.srl_flags import models_of
+from launch.train import main
 from representations.dataset import load_dataset
 from tests.representations.twin_data import twin_dataset, written
 
@@ -154,6 +155,60 @@ def test_sweep_is_a_group_of_seed_runs_and_an_aggregate(tmp_path: Path, no_accou
     assert [row["loss/mean"] for row in runs["sweep-aggregate"].history] == [30.0, 60.0]
     assert {"loss/iqm", "loss/low", "loss/high"} < set(runs["sweep-aggregate"].history[0])
     assert {run.exit_code for run in runs.values()} == {3}
+
+
+def test_each_run_of_a_sweep_has_its_own_seed_and_values(tmp_path: Path, no_account: dict[str, str]) -> None:
+    words = ["--algo=ppo2", "--env=CartPole-v1", "--simulator=jax", "--num-cpu=4", "--n-steps=16", "--net-arch=16,16"]
+    words += ["--noptepochs=1", "--num-timesteps=64", "--eval-episodes=2", "--final-eval-episodes=4", "--seed=5"]
+    words += ["--num-seeds=2", "--sweep", "learning_rate:1e-3,1e-2", "--wandb-mode=offline"]
+    for batch in (0, 2):
+        root = tmp_path / str(batch)
+        assert main([*words, f"--runs-per-batch={batch}", f"--log-dir={root}"]) == 0
+        (args,) = root.glob("*/*/*/*/args.json")
+        runs = stored_runs(args.parent)
+        configs = [runs[f"{args.parent.name}-seed_{run}"].config for run in range(4)]
+        assert [config["run"] for config in configs] == [0, 1, 2, 3]
+        assert [(config["learning_rate"], config["seed"]) for config in configs] == [
+            (0.001, 5),
+            (0.001, 6),
+            (0.01, 5),
+            (0.01, 6),
+        ]
+        assert configs[3]["algo"] == "ppo2" and configs[3]["ent_coef"] == configs[0]["ent_coef"]
+        assert "run" not in runs[f"{args.parent.name}-aggregate"].config
+
+
+def test_each_representation_of_a_sweep_has_its_own_seed_and_weights(
+    tmp_path: Path, no_account: dict[str, str]
+) -> None:
+    data, folder = written(tmp_path / "data", twin_dataset()), tmp_path / "model"
+    words = [
+        f"--data-folder={data}",
+        f"--log-folder={folder}",
+        "--model-type=linear",
+        "--epochs=1",
+        "--no-display-plots",
+    ]
+    words += ["--losses", "inverse", "--num-seeds=2", "--sweep", "inverse:0.5,2", "learning_rate:0.001,0.002"]
+    assert train_srl.main([*words, "--wandb-mode=offline"]) == 0
+    runs = stored_runs(folder)
+    configs = [runs[f"model-seed_{run}"].config for run in range(8)]
+    told = [(config["inverse"], config["learning_rate"], config["seed"]) for config in configs]
+    assert told == [(w, rate, seed) for w in (0.5, 2.0) for rate in (0.001, 0.002) for seed in (1, 2)]
+
+
+def test_a_video_of_a_sweep_is_kept_beside_its_table(tmp_path: Path, no_account: dict[str, str]) -> None:
+    logger = logger_of(tmp_path / "sweep", 2)
+    (tmp_path / "sweep" / "video.mp4").write_bytes(b"film")
+    logger.log(1, 100, {"loss": np.array([1.0, 2.0])})
+    logger.log(2, 200, {"score/final": np.array([1.0, 2.0])})
+    logger.video(tmp_path / "sweep" / "video.mp4")
+    logger.close()
+    stored = stored_runs(tmp_path / "sweep")["sweep-aggregate"]
+    assert [row["_step"] for row in stored.history] == [100, 200]
+    last = stored.history[-1]
+    assert last["score/final/mean"] == 1.5 and {key.partition("/")[0] for key in last} >= {"runs", "video"}
+    assert list(stored.folder.glob("files/media/videos/*.mp4"))
 
 
 def test_sweep_beyond_the_limit_is_the_aggregate_alone(tmp_path: Path, no_account: dict[str, str]) -> None:
