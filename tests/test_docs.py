@@ -431,3 +431,16 @@ def test_simulators_and_jax_stay_apart(folder, banned):
     for path in (ROOT / "envs" / folder).glob("*.py"):
         found = {module.split(".")[0] for module, _ in imports(path)} & banned
         assert not found, f"{path.name} imports {found}"
+
+
+def test_the_accelerators_side_loads_without_simulators():
+    """What docs/dependencies.md promises, of all that is imported on the way too."""
+    folders = ("networks", "agents", "agents/common", "envs/device", "envs/render")
+    modules = [f"{folder.replace('/', '.')}.{path.stem}" for folder in folders for path in (ROOT / folder).glob("*.py")]
+    program = (
+        "import importlib, sys\n"
+        "sys.modules.update(dict.fromkeys(('pybullet', 'pybullet_data', 'gymnasium')))\n"
+        "for name in sys.argv[1:]: importlib.import_module(name.removesuffix('.__init__'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *modules], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]

@@ -6,13 +6,15 @@ import logging
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import gymnasium
 import numpy as np
 
 from envs.host.protocol import MAX_GROUPS, Failure, Memory, Setup
 from envs.types import Spec
+
+if TYPE_CHECKING:  # the renderer's pools, which need no simulator, load this module
+    import gymnasium
 
 logger = logging.getLogger(__name__)
 
