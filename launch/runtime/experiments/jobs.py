@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -17,6 +18,7 @@ from launch.runtime.logger import METRICS_FILE
 from launch.runtime.run_folder import ARGS_FILE, CHECKPOINTS_FOLDER, folder_name
 
 ABANDONED = "abandoned"  # folder of runs that crashed before they could be continued
+_BATCH = "batch_"  # begins the name of the folder of each batch, numbered from 0, see `launch.runtime.batched_training`
 _TAIL_BYTES = 256 * 1024
 
 
@@ -106,8 +108,9 @@ def found_folders(root: Path, jobs: Sequence[Job]) -> dict[str, Path]:
 
 
 def can_resume(folder: Path) -> bool:
-    """Whether a run folder holds a checkpoint."""
-    return any(path.name.isdecimal() for path in (folder / CHECKPOINTS_FOLDER).glob("*"))
+    """Whether a run folder, or that of one batch, holds a checkpoint; that of a sweep in batches has them in those."""
+    places = [folder / CHECKPOINTS_FOLDER, *folder.glob(f"{_BATCH}*/{CHECKPOINTS_FOLDER}")]
+    return any(path.name.isdecimal() for place in places for path in place.glob("*"))
 
 
 def abandon(root: Path, folder: Path) -> Path:
@@ -139,7 +142,12 @@ class Progress(NamedTuple):
 
 
 def progress(folder: Path) -> Progress:
-    """Read where a run stands from the end of its metrics; a line that is being written is left out."""
+    """Read where a run stands from the end of its metrics; a line that is being written is left out.
+
+    A sweep in batches has metrics of its own at its end only: before it the newest batch tells.
+    """
+    if not (folder / METRICS_FILE).is_file() and (folder / f"{_BATCH}0").is_dir():
+        return _progress_of_batches(folder)
     step, mean, finished = 0, None, False
     for line in _objects(folder / METRICS_FILE, _TAIL_BYTES):
         step = line.get("step", step)
@@ -151,18 +159,69 @@ def progress(folder: Path) -> Progress:
     return Progress(step, mean, finished)
 
 
+def _progress_of_batches(folder: Path) -> Progress:
+    """The same of a sweep that trains one batch after another; its step is its share of the steps of one run."""
+    numbers = [path.name.removeprefix(_BATCH) for path in folder.glob(f"{_BATCH}*")]
+    newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    found = progress(folder / f"{_BATCH}{newest}")
+    try:
+        args = read_json(folder / ARGS_FILE, "run folder")
+        runs = args["num_seeds"] * math.prod(map(len, (args["sweep"] or {}).values()))
+        batches, steps = math.ceil(runs / args["runs_per_batch"]), args["num_timesteps"]
+        return Progress((newest * steps + min(found.step, steps)) // batches, found.mean_return, False)
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+        return Progress(0, found.mean_return, False)  # damaged flags: whoever resumes it is told so
+
+
+def scores_by_setting(folder: Path) -> dict[str, list[float]]:
+    """The scores of `final_scores` by what is swept, as in the labels of runs: "gamma=0.9 lam=0.95".
+
+    Settings without a score have an empty list. Where nothing is swept there is one entry at most, named "".
+    """
+    settings = _settings(folder)
+    found: dict[str, list[float]] = {setting: [] for setting in settings}
+    for run, score in _scores(folder).items():
+        found.setdefault(settings[run] if run < len(settings) else "", []).append(score)
+    return found
+
+
+def _settings(folder: Path) -> list[str]:
+    """What is swept in each run of a folder, as text; empty where nothing is, or its flags are damaged: a warning."""
+    try:
+        args = read_json(folder / ARGS_FILE, f"run folder {folder}")
+        sweep = args.get("sweep") or {}
+        # The seeds vary fastest, see `launch.runtime.sweep.plan`.
+        combinations = [zip(sweep, map(_exact, values), strict=True) for values in itertools.product(*sweep.values())]
+        settings = [" ".join(f"{name}={value}" for name, value in combination) for combination in combinations]
+        return [setting for setting in settings for _ in range(args.get("num_seeds") or 1)] if sweep else []
+    except (ValueError, TypeError, AttributeError):
+        warn(f"run folder {folder}: {ARGS_FILE} is damaged: the table has its runs in one row, whatever was swept")
+        return []
+
+
+def _exact(value: float) -> str:
+    """A swept value as a label has it, or with all its digits where that would be another value's text, too."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
 def final_scores(folder: Path) -> list[float]:
     """The score of each run at the end: that of the best policy, or of the final one where there is no best.
 
     NaN stands for a run whose score is no number. Where metrics.jsonl has no lines for single runs, as with more than
     64 runs and for a sweep trained in batches, scores come from `runs.npz`: none, and a warning, where it is damaged.
     """
+    return list(_scores(folder).values())
+
+
+def _scores(folder: Path) -> dict[int, float]:
+    """The same by the run's number, ascending."""
     scores: dict[int, float] = {}
     for line in _objects(folder / METRICS_FILE):
         found = [line[key] for key in ("score/best", "score/final") if key in line]
         if found:
             scores[line.get("run", 0)] = math.nan if found[0] is None else float(found[0])
-    return [scores[run] for run in sorted(scores)] or _stored_scores(folder)
+    return dict(sorted(scores.items())) or dict(enumerate(_stored_scores(folder)))
 
 
 def _stored_scores(folder: Path) -> list[float]:

@@ -14,7 +14,7 @@ from launch.runtime import files
 from launch.runtime.cluster import connect
 from launch.runtime.errors import UsageError
 from launch.runtime.experiments.child import Child
-from launch.runtime.experiments.jobs import Job, final_scores, found_folders
+from launch.runtime.experiments.jobs import Job, found_folders, scores_by_setting
 from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.pipeline_flags import PIPELINE_FILE, default_num_jobs
 from launch.runtime.experiments.preflight import preflight
@@ -26,6 +26,7 @@ from launch.runtime.run_folder import make_dated_folder
 PIPELINES = "pipelines"  # folder of pipelines under --log-dir
 RESULTS_FILE = "results.csv"
 COLUMNS = ("algo", "srl_model", "env", "runs", "mean", "iqm", "low", "high")
+SETTING = "setting"  # a further column where something is swept
 
 
 class PipelineError(OSError):
@@ -132,20 +133,29 @@ def gather(root: Path, jobs: Sequence[Job]) -> str:
     """Write the final scores of all cells to `results.csv` and return them as a table.
 
     A score is the mean return of the evaluation at the end, of the best policy where there is one; over the runs of a
-    cell: mean, interquartile mean and the 95 % interval of the mean (see `launch.runtime.logger.aggregate`).
+    cell: mean, interquartile mean and the 95 % interval of the mean (see `launch.runtime.logger.aggregate`). With
+    `--sweep` each setting of a cell has a row, and there is a column `setting`: runs of several are no sample of one.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     folders = found_folders(root, jobs)
-    cells: dict[tuple[str, str, str], list[float]] = {}
+    cells: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for job in jobs:
-        scores = cells.setdefault((job.algo, job.srl_model, job.env), [])
-        if job.name in folders:
-            scores += final_scores(folders[job.name])
-    rows = [[*cell, str(len(scores)), *_statistics(scores)] for cell, scores in cells.items()]
+        scores = cells.setdefault((job.algo, job.srl_model, job.env), {})
+        for setting, values in (scores_by_setting(folders[job.name]) if job.name in folders else {}).items():
+            scores.setdefault(setting, []).extend(values)
+    rows = [[*COLUMNS[:3], SETTING, *COLUMNS[3:]]]
+    for cell, scores in cells.items():
+        for setting, values in (scores or {"": []}).items():
+            rows.append([*cell, setting, str(len(values)), *_statistics(values)])
+    if not any(row[3] for row in rows[1:]):
+        rows = [[*row[:3], *row[4:]] for row in rows]
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
+    csv.writer(text, lineterminator="\n").writerows(rows)
     files.write_atomic(root / RESULTS_FILE, text.getvalue().encode())
-    widths = [max(len(row[i]) for row in [list(COLUMNS), *rows]) for i in range(len(COLUMNS))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in [COLUMNS, *rows]]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
     return "\n".join(lines) + f"\nwritten to {root / RESULTS_FILE}\n"
 
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ MAX_LOSSES = 5  # how often a job may lose its machine, which is no fault of its
 LOST = -1000  # exit code of a job whose machine is gone
 # What an error that names the run folder says of it where it cannot be continued any more.
 _DAMAGE = ("damaged", "truncated", "is missing", "not an object", "was changed", "no checkpoint")
+_TRACEBACK = 1  # exit code of Python after an exception that nobody expected
+_DEPTH = 4  # a run folder is <env>/<srl-model>/<algo>/<date> below a root, which on a node of a cluster is another one
 _POLL_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks into the run folders
 
@@ -45,13 +47,60 @@ Launch = Callable[[Job, list[str], Path, Path], Running]
 
 
 @dataclass
+class Tries:
+    """How often a training was begun, and whether its end is a reason to begin it again.
+
+    Attributes:
+        attempts: How often it was begun, not counting those that only lost their machine.
+        losses: How often it has lost its machine.
+        resumed: Whether it was begun from a checkpoint the last time.
+        log_start: Where its output since then begins, in bytes.
+    """
+
+    attempts: int = 0
+    losses: int = 0
+    resumed: bool = False
+    log_start: int = 0
+
+    def begin(self, resumed: bool, log: Path) -> None:
+        """Take note that it begins, with its output at the end of `log`."""
+        self.attempts += 1
+        self.resumed, self.log_start = resumed, files.size(log)
+
+    def forgive(self, code: int) -> bool:
+        """Whether it has only lost its machine, and not too often: then this was no attempt."""
+        if code != LOST or self.losses >= MAX_LOSSES:
+            return False
+        self.losses, self.attempts = self.losses + 1, self.attempts - 1
+        return True
+
+    def is_damaged(self, code: int, log: Path, folder: Path | None) -> bool:
+        """Whether it was not resumed because its run folder, None where none is found any more, is damaged.
+
+        By what it said; else what it lacks, such as memory, may come back, and who resumes it then goes on with it.
+        """
+        if not self.resumed or code not in (REFUSED, _TRACEBACK):
+            return False
+        if folder is None:
+            return code == REFUSED
+        said, is_error = last_line(log, self.log_start)
+        if code == _TRACEBACK:  # of a sweep, which is under way when one of its batches is refused
+            is_error = said.startswith("ValueError: ")
+        place = " ".join("/".join(folder.parts[-_DEPTH:]).split())
+        return is_error and place in said and any(word in said for word in _DAMAGE)
+
+    def may_repeat(self, code: int, log: Path, damaged: bool) -> bool:
+        """Whether it is to be begun once more: anew where it `is_damaged`, else from where it stands."""
+        return self.attempts < ATTEMPTS and (damaged or not would_fail_again(code, log, self.log_start))
+
+
+@dataclass
 class _State:
     """A job and how it goes."""
 
     job: Job
     state: str = "waiting"
-    attempts: int = 0
-    losses: int = 0
+    tries: Tries = field(default_factory=Tries)
     folder: Path | None = None
     running: Running | None = None
     step: int = 0
@@ -59,8 +108,6 @@ class _State:
     started: float = 0.0
     mean_return: float | None = None
     reason: str = ""
-    resumed: bool = False  # whether it was begun from a checkpoint
-    log_start: int = 0  # where the output of this attempt begins, in bytes
     shown: int = 0  # bytes of its output that were shown
 
     @property
@@ -162,7 +209,6 @@ class Scheduler:
     def _start(self, state: _State) -> None:
         """Start a job, from its checkpoint where it has one."""
         job, folder = state.job, find_folder(self._root, state.job)
-        state.attempts += 1
         if folder is not None and can_resume(folder):
             kept = [word for word in job.words if word.startswith(("--plugin=", "--verbose="))]
             words = [f"--resume={folder}", *kept]
@@ -172,18 +218,18 @@ class Scheduler:
                 folder = None
             words = job.command(self._root)
         state.folder, state.started, state.start_step = folder, time.monotonic(), progress(folder).step if folder else 0
-        state.resumed = folder is not None
-        event = "resumed" if folder else "started"
-        self._journal.write(event, job.name, attempt=state.attempts)
-        self._table.message(f"{event}: {job.name}")
         log = self._log(state)
-        state.log_start = state.shown = files.size(log)
+        state.tries.begin(folder is not None, log)
+        event = "resumed" if folder else "started"
+        self._journal.write(event, job.name, attempt=state.tries.attempts)
+        self._table.message(f"{event}: {job.name}")
+        state.shown = state.tries.log_start
         state.running, state.state = self._launch(job, words, log, self._root), "running"
 
     def _ended(self, state: _State, code: int, waiting: deque[_State], interrupted: bool) -> None:
         """Take note of a job's end."""
         state.running = None
-        job, folder, resumed = state.job, find_folder(self._root, state.job), state.resumed
+        job, folder, log = state.job, find_folder(self._root, state.job), self._log(state)
         state.folder = folder
         if code == 0 and folder is not None:
             state.state = "finished"
@@ -195,35 +241,29 @@ class Scheduler:
             state.state = "waiting"
             self._journal.write("interrupted", job.name, exit_code=code)
             return
-        if code == LOST and state.losses < MAX_LOSSES:
-            state.losses, state.attempts, state.state = state.losses + 1, state.attempts - 1, "waiting"
+        if state.tries.forgive(code):
+            state.state = "waiting"
             waiting.append(state)
             self._journal.write("lost", job.name, reason=state.reason)
             self._table.message(f"lost: {job.name} ({state.reason}); it will be begun on another machine")
             return
         self._journal.write("crashed", job.name, exit_code=code, reason=state.reason)
-        damaged = code == REFUSED and resumed and (folder is None or self._is_damaged(state, folder))
+        damaged = state.tries.is_damaged(code, log, folder)
         if damaged and folder is not None:
             abandon(self._root, folder)
-        if state.attempts < ATTEMPTS and (damaged or not would_fail_again(code, self._log(state), state.log_start)):
+        if state.tries.may_repeat(code, log, damaged):
             state.state = "waiting"
             waiting.appendleft(state)
             self._table.message(f"crashed: {job.name} ({state.reason}); trying once more")
         else:
             state.state = "failed"
-            self._table.message(f"failed: {job.name} ({state.reason}); its output is in {self._log(state)}")
+            self._table.message(f"failed: {job.name} ({state.reason}); its output is in {log}")
 
     def _why(self, state: _State, code: int) -> str:
         """A few words on why a job ended so: its last line, and the signal or exit code."""
         what = "machine lost" if code == LOST else f"signal {-code}" if code < 0 else f"exit code {code}"
-        last, is_error = last_line(self._log(state), state.log_start)
+        last, is_error = last_line(self._log(state), state.tries.log_start)
         return f"{what}: {last[:200]}" if last and (is_error or code > 0) else what
-
-    def _is_damaged(self, state: _State, folder: Path) -> bool:
-        """Whether a run that was not resumed is damaged, by what it said; else what it lacks, such as memory, may come
-        back, and the pipeline goes on with it when it is resumed itself."""
-        said, is_error = last_line(self._log(state), state.log_start)
-        return is_error and " ".join(str(folder).split()) in said and any(word in said for word in _DAMAGE)
 
     def _log(self, state: _State) -> Path:
         return self._root / "output" / state.job.log_name

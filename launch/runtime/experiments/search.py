@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import math
+import os
 import shlex
 import statistics
 from argparse import Namespace
@@ -93,7 +94,11 @@ def _check(args: Namespace) -> None:
         ValueError: The training is refused.
     """
     if args.together:
+        from launch.runtime.experiments.lockstep import check_settings
+
         needed(args.words)
+        instead = "--optimizer=tpe --bracket-size=" if args.optimizer == "hyperband" else "--bracket-size="
+        check_settings(args.train, max(bracket[0].settings for bracket in plan(args)), instead)
     else:
         preflight({args.algo: args.words})
 
@@ -185,10 +190,21 @@ def _reason(error: Exception) -> str:
 
 
 def _journal_storage(path: Path) -> optuna.storages.JournalStorage:
-    """Optuna's journal file; the folder is ours alone, so a lock in it was left by a process that was killed."""
+    """Optuna's journal file; the folder is ours alone, so what is in the way was left by a process that was killed.
+
+    That is a lock, or a last line half written: Optuna would write its next line behind it and could read neither. What
+    the line was to say nobody has counted on, as Optuna returns once a line is on the disk.
+
+    Raises:
+        OSError: The file cannot be read or written.
+    """
     from optuna.storages.journal import JournalFileBackend
 
     Path(f"{path}.lock").unlink(missing_ok=True)
+    if path.exists():
+        content = path.read_bytes()
+        if not content.endswith(b"\n"):
+            os.truncate(path, content.rfind(b"\n") + 1)
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 
@@ -209,7 +225,7 @@ class Search:
     ) -> None:
         self._args, self._root, self._study, self._journal = args, root, study, journal
         self._evaluator, self._table = evaluator, table
-        self._distributions = distributions(args.space)
+        self._distributions = distributions(args.space, vars(args.train))
         self._static = [name for name, (_, _, traced) in args.space.items() if not traced]
         self._members: dict[str, list[int]] = {}
         self._scores: dict[tuple[str, int], dict[str, float | None]] = {}

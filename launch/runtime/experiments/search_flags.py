@@ -6,7 +6,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.registry import registered_rl
+from agents.registry import algorithm_class, registered_rl
+from launch.runtime.algorithm_flags import algorithm_options
 from launch.runtime.errors import HelpRequested, UsageError
 from launch.runtime.experiments.forward import share_out
 from launch.runtime.experiments.pipeline_flags import SLURM, add_launcher_flags, check_launcher, cores_of
@@ -108,6 +109,7 @@ def _complete(args: Namespace) -> Namespace:
             raise UsageError(f"--{name.replace('_', '-')} has no place in a search: leave it out")
     if args.train.rollout_launcher != "local":
         raise UsageError("--rollout-launcher spreads one run: it has no place in a search, leave it out")
+    _check_evaluations(args)
     check_launcher(args)
     args.together = args.train.simulator == "jax"
     if args.together and args.launcher != "local":
@@ -118,6 +120,29 @@ def _complete(args: Namespace) -> Namespace:
     args.cores = cores_of(args.train)
     args.run_folder = None
     return args
+
+
+def _check_evaluations(args: Namespace) -> None:
+    """Check that settings can be judged while they train, which is what a search compares them by.
+
+    Raises:
+        UsageError: They cannot.
+    """
+    if args.train.real_robot is not None:
+        raise UsageError(
+            "--real-robot has no place in a search: settings are compared by evaluations during their training, and "
+            "there is no second robot for them; leave it out to search in simulation"
+        )
+    if algorithm_options(args.algo) and isinstance(registered_rl[args.algo][0], str):
+        return  # one that declares its options has no loop of its own; importing it to ask would take a second
+    from agents.base_classes import JaxAlgorithm
+
+    if not issubclass(algorithm_class(args.algo), JaxAlgorithm):
+        raise UsageError(
+            f"{args.algo} brings its own training loop and cannot be searched: settings are compared by evaluations "
+            "during their training, which only algorithms of pure functions have; choose another --algo, or train it "
+            "once for each setting"
+        )
 
 
 def _resumed(parser: FlagParser, argv: Sequence[str]) -> Namespace:

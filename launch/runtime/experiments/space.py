@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
-from agents.options import Option
-from agents.registry import algorithm_class
 from launch.runtime.algorithm_flags import algorithm_options
 from launch.runtime.errors import UsageError, hint
 
@@ -20,12 +19,9 @@ def searchable(algo: str) -> dict[str, tuple[type, Any, bool]]:
     Raises:
         UsageError: The algorithm has nothing to search.
     """
-    declared: list[Option] = algorithm_options(algo)
-    found = {o.name: (o.type, o.search, o.traced) for o in declared if o.search is not None}
-    if not declared:
-        found = {name: (*entry, False) for name, entry in (algorithm_class(algo)().getOptParam() or {}).items()}
+    found = {o.name: (o.type, o.search, o.traced) for o in algorithm_options(algo) if o.search is not None}
     if not found:
-        raise UsageError(f"{algo} has no hyperparameters to search: its getOptParam names none")
+        raise UsageError(f"{algo} has no hyperparameters to search: none of its options has a range")
     return found
 
 
@@ -55,12 +51,17 @@ def chosen(algo: str, names: Collection[str], fixed: Collection[str], together: 
     return result
 
 
-def distributions(space: dict[str, tuple]) -> dict[str, Any]:
-    """Optuna's distribution of each name of a space."""
-    return {name: _distribution(kind, search) for name, (kind, search, _) in space.items()}
+def distributions(space: dict[str, tuple], defaults: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """Optuna's distribution of each name of a space.
+
+    Args:
+        space: See `chosen`.
+        defaults: Values without a search, by name; each is among the choices where a range is made into choices.
+    """
+    return {name: _distribution(kind, search, defaults.get(name)) for name, (kind, search, _) in space.items()}
 
 
-def _distribution(kind: type, search: Any) -> Any:
+def _distribution(kind: type, search: Any, default: Any) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(search, list):
@@ -68,6 +69,8 @@ def _distribution(kind: type, search: Any) -> Any:
     low, high = search
     if kind is int:
         if low > 0 and high / low >= _OCTAVES:
-            return CategoricalDistribution([2**k for k in range(64) if low <= 2**k <= high])
+            powers = {2**k for k in range(64) if low <= 2**k <= high}
+            # A default that is no power of two would otherwise never be tried.
+            return CategoricalDistribution(sorted(powers if default is None else {*powers, default}))
         return IntDistribution(int(low), int(high))
     return FloatDistribution(float(low), float(high), log=low > 0 and high / low >= _DECADES)

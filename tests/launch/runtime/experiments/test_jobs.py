@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -10,7 +11,15 @@ import numpy as np
 import pytest
 
 from launch.runtime.batches import join_records
-from launch.runtime.experiments.jobs import Job, abandon, can_resume, final_scores, found_folders, progress
+from launch.runtime.experiments.jobs import (
+    Job,
+    abandon,
+    can_resume,
+    final_scores,
+    found_folders,
+    progress,
+    scores_by_setting,
+)
 from launch.runtime.experiments.journal import JOURNAL_FILE, Journal
 from launch.runtime.experiments.pipeline import gather
 from launch.runtime.experiments.table import Row, Table, render
@@ -120,6 +129,44 @@ def test_scores_of_a_sweep_in_batches_are_gathered(tmp_path):
         logger.log(1, 100, {"score/final": values})
     join_records(folder, batches)
     assert progress(folder).finished and final_scores(folder) == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_settings_of_a_sweep_are_gathered_apart(count, tmp_path):
+    """One learner has what is swept, with and without lines for single runs, another has not; one has no run."""
+    sweep = {"gamma": [0.9, 0.99], "lam": [0.1, 0.10000001]}
+    swept, plain, lost = (
+        job(0, count),
+        dataclasses.replace(job(), algo="random_agent"),
+        dataclasses.replace(job(), algo="ars"),
+    )
+    args = {"seed": 0, "num_seeds": count, "sweep": sweep}
+    folder = create_run_folder(tmp_path, swept.env, swept.srl_model, swept.algo, args, {})
+    assert scores_by_setting(folder) == {name: [] for name in scores_by_setting(folder)}
+    scores = np.repeat([1.0, 2.0, 3.0, 4.0], count)
+    logger = RunLogger(folder, {}, "brax/ant", 4 * count, 100, "disabled", progress=False)
+    logger.log(1, 100, {"score/final": scores})
+    logger = RunLogger(folder_of(tmp_path, plain), {}, "brax/ant", 1, 100, "disabled", progress=False)
+    logger.log(1, 100, {"score/final": np.array([7.0])})
+    text = gather(tmp_path, [swept, plain, lost])
+    assert (tmp_path / "results.csv").read_text().splitlines() == [
+        "algo,srl_model,env,setting,runs,mean,iqm,low,high",
+        f"ppo2,ground_truth,brax/ant,gamma=0.9 lam=0.1,{count},1.000,1.000,1.000,1.000",
+        f"ppo2,ground_truth,brax/ant,gamma=0.9 lam=0.10000001,{count},2.000,2.000,2.000,2.000",
+        f"ppo2,ground_truth,brax/ant,gamma=0.99 lam=0.1,{count},3.000,3.000,3.000,3.000",
+        f"ppo2,ground_truth,brax/ant,gamma=0.99 lam=0.10000001,{count},4.000,4.000,4.000,4.000",
+        "random_agent,ground_truth,brax/ant,,1,7.000,,,",
+        "ars,ground_truth,brax/ant,,0,,,,",
+    ]
+    assert "gamma=0.99 lam=0.1 " in text
+
+
+def test_scores_of_damaged_flags_are_kept(tmp_path, capsys):
+    one = job(0, 2)
+    folder = folder_of(tmp_path, one)
+    (folder / "args.json").write_text(json.dumps({"seed": 0, "num_seeds": 2, "sweep": "x"}))
+    RunLogger(folder, {}, "brax/ant", 2, 100, "disabled", progress=False).log(1, 100, {"score/final": np.ones(2)})
+    assert scores_by_setting(folder) == {"": [1.0, 1.0]} and "args.json is damaged" in capsys.readouterr().err
 
 
 def test_the_table_fits_its_terminal():

@@ -16,7 +16,9 @@ import numpy as np
 import optuna
 import pytest
 
+from agents.base_classes import BaseRLObject
 from agents.ppo2 import PPO2
+from agents.registry import ActionType, AlgoType, registered_rl
 from envs.make import EnvOptions
 from launch import hyperparam_search
 from launch.runtime.errors import UsageError
@@ -35,6 +37,23 @@ from launch.runtime.training import EVALUATION_SEED, build_driver
 ROOT = Path(__file__).resolve().parents[4]
 SMALL = ["--algo=ppo2", "--env=CartPole-v1", "--simulator=jax", "--num-cpu=4", "--n-steps=16", "--net-arch=16,16"]
 SMALL += ["--noptepochs=1", "--eval-episodes=4", "--num-timesteps=1280"]
+
+
+class FreeLearner(BaseRLObject):
+    """Brings its own loop."""
+
+    def customArguments(self, parser):
+        parser.add_argument("--momentum", type=float, default=0.5, help="How much is kept.")
+        return parser
+
+    def getOptParam(self):
+        return {"momentum": (float, (0, 1))}
+
+    def save(self, save_path, _locals=None): ...
+    def getAction(self, observation, dones=None): ...
+    def train(self, args, callback, env_kwargs=None, hyperparam=None): ...
+    @classmethod
+    def load(cls, load_path, args=None): ...
 
 
 def table(log_dir: Path) -> list[dict[str, str]]:
@@ -68,6 +87,19 @@ def test_one_program_searches_what_it_can_vary():
     assert set(chosen("ppo2", ["n_steps", "gamma"], [], together=True)) == {"n_steps", "gamma"}
 
 
+@pytest.mark.parametrize("simulator", ["pybullet", "jax"])
+@pytest.mark.parametrize("algo", [name for name in registered_rl if name != "random_agent"])
+def test_the_first_setting_tried_is_the_defaults(algo, simulator, tmp_path):
+    words = [f"--algo={algo}", "--env=MobileRobotGymEnv-v0", *["-c"] * (algo in ("ddpg", "sac"))]
+    args = parse_search_args([*words, *["--simulator=jax"] * (simulator == "jax"), "--search", *searchable(algo)])
+    study = optuna.create_study(direction="maximize")
+    with Journal(tmp_path, "search") as journal:
+        (first,) = Search(args, tmp_path, study, journal, Lockstep(args.train, tmp_path, print), Table())._asked(
+            "a", 0, 1
+        )
+    assert first.values == {name: getattr(args.train, name) for name in searchable(algo)}
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -84,6 +116,15 @@ def test_one_program_searches_what_it_can_vary():
         ("--resume nowhere", "is not a search's folder"),
         ("--resume nowhere --algo a2c", "cannot be given with --resume"),
         ("--env Nowhere-v0", "unknown environment"),
+        (
+            "--env OmnirobotEnv-v0 --real-robot localhost:9 --algo a2c",
+            "--real-robot has no place in a search: settings are compared by evaluations during their training",
+        ),
+        (
+            "--algo deepq --buffer-size 200000 --env CartPole-v1 --simulator jax --optimizer tpe --max-eval 1000000 "
+            "--bracket-size 1000000",
+            "1000000 settings of a bracket would need",
+        ),
     ],
 )
 def test_bad_lines_are_refused_in_one_line(line, said, tmp_path, monkeypatch, capsys):
@@ -91,6 +132,17 @@ def test_bad_lines_are_refused_in_one_line(line, said, tmp_path, monkeypatch, ca
     assert hyperparam_search.main(line.split()) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("error: ") and said in error
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("further", [[], ["--search", "momentum"], ["--simulator=jax"]])
+def test_a_learner_with_its_own_loop_is_refused_in_one_line(further, tmp_path, monkeypatch, capsys):
+    entry = (FreeLearner, AlgoType.OTHER, [ActionType.DISCRETE])
+    monkeypatch.setitem(registered_rl, "free", entry)
+    words = ["--algo=free", "--env=CartPole-v1", f"--log-dir={tmp_path}", *further]
+    assert hyperparam_search.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "free brings its own training loop and cannot be searched" in error
     assert not any(tmp_path.iterdir())
 
 
@@ -166,7 +218,7 @@ def test_trials_side_by_side_are_the_runs_that_they_would_be_alone(tmp_path):
         config, hyper = algorithm.configure({**vars(args), **one.values})
         driver = build_driver(algorithm, EnvOptions.from_args(args), config, plan(hyper, {}, 5, 1), args.num_timesteps)
         driver.run(20)
-        (trained,) = [state for number, (state, _) in second._families[config].states.items() if number == one.number]
+        trained = second._families[config].states[one.number].run
         for a, b in zip(*(map(np.asarray, _leaves(run.agent.acting.params)) for run in (trained, driver.state))):
             np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
         assert abs(driver.evaluate(4, EVALUATION_SEED).mean() - score) < 30
