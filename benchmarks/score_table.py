@@ -1,8 +1,8 @@
 """The score table: which algorithm is trained on which task, with which settings, and the published score there.
 
-Published: the benchmark page of DLR-RM/rl-baselines3-zoo, mean and standard deviation of one trained agent each. The
-settings are its tuned ones where those are known. The mobile robot's scores are targets of the project's own: a greedy
-scripted controller earns 237 there.
+Published: the benchmark page of DLR-RM/rl-baselines3-zoo, mean and standard deviation of one trained agent each, with
+the page's decimals. The settings are its tuned ones where those are known. The mobile robot's scores are targets of the
+project's own: a greedy scripted controller earns 237 there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ class Published(NamedTuple):
     mean: float
     std: float
     source: str
+
+    def __str__(self) -> str:
+        digits = 0 if self.std == 0 else 1 if self.std >= 0.1 else 2
+        return f"{self.mean:.{digits}f} ± {self.std:.{digits}f}"
 
 
 class Entry(NamedTuple):
@@ -101,22 +105,22 @@ _ACROBOT = _task(
     "Acrobot-v1",
     "--env=Acrobot-v1",
     {
-        "a2c": (500_000, _zoo(-83, 17), "--num-cpu=16 --ent-coef=0"),
+        "a2c": (500_000, _zoo(-83.353, 17.213), "--num-cpu=16 --ent-coef=0"),
         "trpo": (
             100_000,
-            _zoo(-83, 19),
+            _zoo(-83.114, 18.648),
             "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=15 --cg-damping=0.1 --vf-iters=20 "
             "--vf-stepsize=1e-3 --entcoeff=0",
         ),
         "ppo2": (
             1_000_000,
-            _zoo(-74, 18),
+            _zoo(-73.506, 18.201),
             "--num-cpu=16 --n-steps=256 --nminibatches=64 --noptepochs=4 --lam=0.94 --ent-coef=0 --learning-rate=3e-4",
         ),
-        "deepq": (100_000, _zoo(-77, 12), _DQN_256),
+        "deepq": (100_000, _zoo(-76.639, 11.752), _DQN_256),
         "ars": (
             500_000,
-            _zoo(-83, 24),
+            _zoo(-82.884, 23.825),
             "--num-population=4 --top-population=4 --step-size=0.1 --exploration-noise=0.1",
         ),
     },
@@ -127,7 +131,7 @@ _PENDULUM = _task(
     {
         "a2c": (
             1_000_000,
-            _zoo(-163, 103),
+            _zoo(-162.965, 103.21),
             "--num-cpu=8 --n-steps=8 --learning-rate=2e-3 --lr-schedule=linear --gamma=0.9 --lam=0.9 --vf-coef=0.4 "
             # PyTorch adds its 1e-5 to the root, not under it.
             "--ent-coef=0 --log-std-init=-2 --use-sde --noortho-init --activation=relu --normalize-reward "
@@ -135,27 +139,27 @@ _PENDULUM = _task(
         ),
         "trpo": (
             100_000,
-            _zoo(-175, 128),
+            _zoo(-174.631, 127.577),
             "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 --cg-damping=0.1 "
             "--fisher-stride=1 --vf-iters=20 --vf-stepsize=1e-3 --gamma=0.9 --entcoeff=0",
         ),
         "ppo2": (
             100_000,
-            _zoo(-172, 104),
+            _zoo(-172.225, 104.159),
             "--num-cpu=8 --n-steps=128 --nminibatches=16 --noptepochs=20 --activation=relu --noclip-value "
             "--learning-rate=5e-4 --gamma=0.95 --ent-coef=0",
         ),
         "ddpg": (
             20_000,
-            _zoo(-152, 94),
+            _zoo(-152.099, 94.282),
             "--nb-rollout-steps=10 --nb-train-steps=10 --actor-lr=1e-3 --tau=0.005 --gamma=0.98 --critic-l2-reg=0 "
             "--noise-action=normal --noise-action-sigma=0.1 --batch-size=256 --learning-starts=1000 --twin-critics "
             "--policy-delay=2 --target-noise=0.2",
         ),
-        "sac": (20_000, _zoo(-157, 89), "--learning-rate=1e-3 --batch-size=256"),
+        "sac": (20_000, _zoo(-156.995, 88.714), "--learning-rate=1e-3 --batch-size=256"),
         "ars": (
             2_000_000,
-            _zoo(-213, 160),
+            _zoo(-212.54, 160.444),
             "--policy=mlp --num-population=32 --top-population=32 --step-size=0.2 --exploration-noise=0.2",
         ),
     },
@@ -166,40 +170,40 @@ _MOUNTAIN_CAR = _task(
     {
         "a2c": (
             100_000,
-            _zoo(91, 0),
+            _zoo(91.166, 0.255),
             "--num-cpu=1 --n-steps=100 --learning-rate=3e-4 --gamma=0.999 --vf-coef=0.25 --ent-coef=0 --use-sde "
             "--sde-sample-freq=64 --log-std-init=1 --noortho-init --normalize-reward --epsilon=1e-10",
         ),
         "trpo": (
             50_000,
-            _zoo(92, 0),
+            _zoo(92.489, 0.355),
             "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --fisher-stride=1 --cg-iters=15 --cg-damping=0.1 "
             "--vf-iters=10 --vf-stepsize=1e-3 --entcoeff=0 --use-sde --sde-sample-freq=16 --normalize-reward",
         ),
         "ppo2": (
             20_000,
-            _zoo(88, 3),
+            _zoo(88.343, 2.572),
             "--num-cpu=1 --n-steps=1000 --nminibatches=10 --noptepochs=10 --gamma=0.999 --lam=0.9 --learning-rate=1e-3 "
             "--lr-schedule=constant --ent-coef=0 --cliprange=0.2 --noclip-value --max-grad-norm=0.5 --use-sde "
             "--sde-sample-freq=64 --log-std-init=1 --noortho-init --normalize-reward",
         ),
         "ddpg": (
             300_000,
-            _zoo(94, 0),
+            _zoo(93.512, 0.048),
             "--noise-action=ou --noise-action-sigma=0.5 --actor-lr=1e-3 --critic-lr=1e-3 --tau=0.005 --critic-l2-reg=0 "
             "--memory-limit=200000 --learning-starts=1000 --nb-rollout-steps=16 --nb-train-steps=16 --batch-size=100 "
-            "--nonormalize",
+            "--nonormalize --gamma=0.993 --lr-schedule=linear",
         ),
         "sac": (
             50_000,
-            _zoo(95, 1),
+            _zoo(94.679, 1.134),
             "--buffer-size=50000 --batch-size=512 --noauto-ent-coef --ent-coef=0.1 --train-freq=32 --gradient-steps=32 "
             "--gamma=0.9999 --tau=0.01 --learning-starts=0 --use-sde --log-std-init=-3.67 --net-arch=64,64 "
             "--nonormalize",
         ),
         "ars": (
             500_000,
-            _zoo(97, 1),
+            _zoo(96.672, 0.784),
             "--num-population=4 --top-population=4 --step-size=0.02 --exploration-noise=0.1",
         ),
     },
@@ -210,22 +214,22 @@ _LUNAR_LANDER = _task(
     {
         "a2c": (
             200_000,
-            _zoo(156, 80),
+            _zoo(155.751, 80.419),
             "--num-cpu=8 --n-steps=5 --gamma=0.995 --learning-rate=8.3e-4 --lr-schedule=linear --ent-coef=1e-5",
         ),
         "trpo": (
             200_000,
-            _zoo(133, 112),
+            _zoo(133.166, 112.173),
             "--num-cpu=2 --timesteps-per-batch=512 --vf-batchsize=64 --cg-iters=15 --cg-damping=0.1 --vf-iters=20 "
             "--vf-stepsize=1e-3 --entcoeff=0 --gamma=0.99",
         ),
         "ppo2": (
             1_000_000,
-            _zoo(242, 32),
+            _zoo(242.119, 31.823),
             "--num-cpu=16 --n-steps=1024 --nminibatches=256 --noptepochs=4 --gamma=0.999 --lam=0.98 --ent-coef=0.01 "
             "--learning-rate=3e-4 --lr-schedule=constant --noclip-value --vf-coef=1 --nonormalize",
         ),
-        "deepq": (100_000, _zoo(154, 79), _DQN_256),
+        "deepq": (100_000, _zoo(154.382, 79.241), _DQN_256),
     },
 )
 _LUNAR_LANDER_CONTINUOUS = _task(
@@ -234,26 +238,26 @@ _LUNAR_LANDER_CONTINUOUS = _task(
     {
         "trpo": (
             200_000,
-            _zoo(262, 21),
-            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 --cg-damping=0.1 --vf-iters=20 "
-            "--vf-stepsize=1e-3 --entcoeff=0",
+            _zoo(262.387, 21.428),
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --fisher-stride=1 --cg-iters=15 --cg-damping=0.1 "
+            "--vf-iters=20 --vf-stepsize=1e-3 --entcoeff=0 --normalize-reward --gamma=0.995 --lam=0.98",
         ),
         "ppo2": (
             1_000_000,
-            _zoo(271, 32),
+            _zoo(270.863, 32.072),
             "--num-cpu=16 --n-steps=1024 --nminibatches=256 --noptepochs=4 --gamma=0.999 --lam=0.98 --ent-coef=0.01 "
             "--learning-rate=3e-4 --lr-schedule=constant --noclip-value --vf-coef=1 --nonormalize",
         ),
         "ddpg": (
             300_000,
-            _zoo(230, 92),
+            _zoo(230.217, 92.372),
             "--gamma=0.98 --memory-limit=200000 --learning-starts=10000 --noise-action=normal "
             "--noise-action-sigma=0.1 --actor-lr=1e-3 --critic-lr=1e-3 --tau=0.005 --critic-l2-reg=0 "
             "--net-arch=400,300 --batch-size=256 --nb-rollout-steps=8 --nb-train-steps=8 --nonormalize",
         ),
         "sac": (
             500_000,
-            _zoo(260, 65),
+            _zoo(260.39, 65.467),
             "--batch-size=256 --learning-rate=7.3e-4 --lr-schedule=linear --buffer-size=500000 --tau=0.01 "
             "--learning-starts=10000 --net-arch=400,300 --nonormalize",
         ),
@@ -265,20 +269,20 @@ _REACHER = _task(
     {
         "a2c": (
             2_000_000,
-            _zoo(15, 11),
+            _zoo(14.968, 10.978),
             "--num-cpu=4 --n-steps=8 --lam=0.9 --learning-rate=8e-4 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
             "--noortho-init --use-sde --log-std-init=-2 --normalize-reward",
         ),
         "trpo": (
             300_000,
-            _zoo(15, 12),
+            _zoo(14.741, 11.559),
             "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --fisher-stride=1 --cg-iters=25 --cg-damping=0.1 "
             "--vf-iters=20 --vf-stepsize=1e-3 --entcoeff=0 --normalize-reward --net-arch=256,256 --activation=relu "
             "--noortho-init --log-std-init=-1",
         ),
         "ppo2": (
             1_000_000,
-            _zoo(17, 11),
+            _zoo(17.091, 11.048),
             "--num-cpu=8 --n-steps=512 --nminibatches=64 --noptepochs=20 --lam=0.9 --cliprange=0.4 "
             "--clip-schedule=linear --noclip-value --learning-rate=3e-5 --lr-schedule=constant --ent-coef=0 "
             "--vf-coef=1 --net-arch=256,256 --activation=relu --noortho-init --use-sde --sde-sample-freq=4 "
@@ -286,14 +290,53 @@ _REACHER = _task(
         ),
         "ddpg": (
             300_000,
-            _zoo(16, 10),
+            _zoo(15.582, 9.606),
             "--gamma=0.98 --memory-limit=200000 --learning-starts=10000 --noise-action=normal "
             "--noise-action-sigma=0.1 --actor-lr=7e-4 --critic-lr=7e-4 --tau=0.005 --critic-l2-reg=0 "
             "--net-arch=400,300 --batch-size=256 --nb-rollout-steps=8 --nb-train-steps=8 --nonormalize",
         ),
         "sac": (
             300_000,
-            _zoo(18, 10),
+            _zoo(18.062, 9.729),
+            "--learning-rate=7.3e-4 --buffer-size=300000 --batch-size=256 --tau=0.02 --gamma=0.98 --train-freq=8 "
+            "--gradient-steps=8 --learning-starts=10000 --log-std-init=-3 --net-arch=400,300 --nonormalize --use-sde",
+        ),
+    },
+)
+_HALF_CHEETAH = _task(
+    "HalfCheetahBulletEnv-v0",
+    "--env=HalfCheetahBulletEnv-v0 --continuous",
+    {
+        "a2c": (
+            2_000_000,
+            _zoo(2107.384, 36.008),
+            "--num-cpu=4 --n-steps=8 --lam=0.9 --learning-rate=9.6e-4 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
+            "--noortho-init --use-sde --log-std-init=-2 --normalize-reward",
+        ),
+        "trpo": (
+            2_000_000,
+            _zoo(2758.752, 327.032),
+            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --fisher-stride=1 --cg-iters=25 --cg-damping=0.1 "
+            "--vf-iters=20 --vf-stepsize=1e-3 --entcoeff=0 --normalize-reward",
+        ),
+        "ppo2": (
+            2_000_000,
+            _zoo(2924.721, 64.465),
+            "--num-cpu=16 --n-steps=512 --nminibatches=64 --noptepochs=20 --lam=0.9 --cliprange=0.4 "
+            "--clip-schedule=constant --noclip-value --learning-rate=3e-5 --lr-schedule=constant --ent-coef=0 "
+            "--vf-coef=1 --net-arch=256,256 --activation=relu --noortho-init --use-sde --sde-sample-freq=4 "
+            "--log-std-init=-2 --normalize-reward",
+        ),
+        "ddpg": (
+            1_000_000,
+            _zoo(2078.325, 208.379),
+            "--gamma=0.98 --memory-limit=200000 --learning-starts=10000 --noise-action=normal "
+            "--noise-action-sigma=0.1 --actor-lr=7e-4 --critic-lr=7e-4 --tau=0.005 --critic-l2-reg=0 "
+            "--net-arch=400,300 --batch-size=256 --nb-rollout-steps=8 --nb-train-steps=8 --nonormalize",
+        ),
+        "sac": (
+            1_000_000,
+            _zoo(2792.17, 12.088),
             "--learning-rate=7.3e-4 --buffer-size=300000 --batch-size=256 --tau=0.02 --gamma=0.98 --train-freq=8 "
             "--gradient-steps=8 --learning-starts=10000 --log-std-init=-3 --net-arch=400,300 --nonormalize --use-sde",
         ),
@@ -337,5 +380,6 @@ TABLE: tuple[Entry, ...] = (
     *_LUNAR_LANDER,
     *_LUNAR_LANDER_CONTINUOUS,
     *_REACHER,
+    *_HALF_CHEETAH,
     *_MOBILE_ROBOT,
 )

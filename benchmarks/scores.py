@@ -85,7 +85,6 @@ def record(entry: Entry, words: list[str], scores: dict[str, list[float]]) -> di
         "best": scores.get("best", scores["final"]),
         "iqm": value,
         "interval": [low, high],
-        "published": entry.published._asdict(),
         "versions": {"python": platform.python_version(), "jax": jax.__version__, "numpy": np.__version__},
     }
 
@@ -102,7 +101,7 @@ def show(results: dict[str, Any], entries: list[Entry]) -> None:
     """Print ours beside the published scores."""
     print(f"{'task / algorithm':48} {'steps':>9}  {'IQM':>8} {'95 % interval':>20} {'best':>8}  {'published':>15}")
     for entry in entries:
-        published = f"{entry.published.mean:g} ± {entry.published.std:g}"
+        published = str(entry.published)
         if entry.key not in results:
             print(f"{entry.key:48} {entry.steps:9,}  {'-':>8} {'':>20} {'-':>8}  {published:>15}")
             continue
@@ -116,8 +115,13 @@ def show(results: dict[str, Any], entries: list[Entry]) -> None:
 
 
 def chosen(tasks: list[str], algos: list[str]) -> list[Entry]:
-    """Lines of the table for these tasks and algorithms; an empty list is all of them."""
-    return [e for e in TABLE if (not tasks or e.task.split(" ")[0] in tasks) and (not algos or e.algo in algos)]
+    """Lines of the table for these tasks, by name or id, and algorithms; an empty list is all of them."""
+    return [e for e in TABLE if (not tasks or {*names(e)} & {*tasks}) and (not algos or e.algo in algos)]
+
+
+def names(entry: Entry) -> tuple[str, str]:
+    """What a task is called: the environment's id with its kind of actions, and the id alone."""
+    return entry.task, entry.task.split(" ")[0]
 
 
 def save(results: dict[str, Any]) -> None:
@@ -131,7 +135,7 @@ def save(results: dict[str, Any]) -> None:
 def main() -> None:
     """Train what is chosen and not recorded yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", nargs="+", default=[], choices=sorted({e.task.split(" ")[0] for e in TABLE}))
+    parser.add_argument("--task", nargs="+", default=[], choices=sorted({name for e in TABLE for name in names(e)}))
     parser.add_argument("--algo", nargs="+", default=[], choices=sorted({e.algo for e in TABLE}))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
