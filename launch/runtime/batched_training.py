@@ -14,6 +14,7 @@ from launch.runtime import batches, files
 from launch.runtime.distributed import FLAGS
 from launch.runtime.drivers.device import DeviceDriver
 from launch.runtime.env_globals import environment_globals
+from launch.runtime.errors import RunError
 from launch.runtime.finishing import complete
 from launch.runtime.logger import RunLogger, SilentLogger, aggregate
 from launch.runtime.model import BEST, FINAL, model_folder
@@ -84,6 +85,12 @@ class _Batch(Training):
         logger = super()._make_logger()
         logger.has_columns = True  # of a batch of one run, too: they are put together
         return logger
+
+    def _resume(self) -> None:
+        try:
+            super()._resume()
+        except ValueError as error:  # the sweep is under way: this is its failure, not one of the command line
+            raise RunError(str(error)) from None
 
     def _complete(self) -> None:
         """Nothing: the sweep does so for all batches together."""

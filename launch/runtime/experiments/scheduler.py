@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launch.runtime import files
-from launch.runtime.errors import REFUSED
+from launch.runtime.errors import FAILED, REFUSED
 from launch.runtime.experiments.child import last_line, would_fail_again
 from launch.runtime.experiments.jobs import Job, abandon, can_resume, find_folder, found_folders, progress
 from launch.runtime.experiments.journal import Journal
@@ -23,7 +23,6 @@ MAX_LOSSES = 5  # how often a job may lose its machine, which is no fault of its
 LOST = -1000  # exit code of a job whose machine is gone
 # What an error that names the run folder says of it where it cannot be continued any more.
 _DAMAGE = ("damaged", "truncated", "is missing", "not an object", "was changed", "no checkpoint")
-_TRACEBACK = 1  # exit code of Python after an exception that nobody expected
 _DEPTH = 4  # a run folder is <env>/<srl-model>/<algo>/<date> below a root, which on a node of a cluster is another one
 _POLL_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks into the run folders
@@ -79,13 +78,11 @@ class Tries:
 
         By what it said; else what it lacks, such as memory, may come back, and who resumes it then goes on with it.
         """
-        if not self.resumed or code not in (REFUSED, _TRACEBACK):
+        if not self.resumed or code not in (REFUSED, FAILED):  # a sweep is under way when one of its batches is damaged
             return False
         if folder is None:
             return code == REFUSED
         said, is_error = last_line(log, self.log_start)
-        if code == _TRACEBACK:  # of a sweep, which is under way when one of its batches is refused
-            is_error = said.startswith("ValueError: ")
         place = " ".join("/".join(folder.parts[-_DEPTH:]).split())
         return is_error and place in said and any(word in said for word in _DAMAGE)
 

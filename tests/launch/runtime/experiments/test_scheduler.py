@@ -128,6 +128,8 @@ def test_a_sweep_in_batches_goes_on_from_its_checkpoints(damage, half_sweep, tmp
             file.unlink()
         assert played(root, SWEEP) == ([], ["resumed", "crashed", "started", "finished"])
         assert len(list((root / "abandoned").iterdir())) == 1 and not folder.exists()
+        (said,) = (path.read_text() for path in (root / "output").iterdir())
+        assert "error: " in said and "Traceback" not in said
         return
     assert played(root, SWEEP) == ([], ["resumed", "finished"])
     assert (folder / first).stat().st_mtime_ns == before and not (root / "abandoned").exists()
