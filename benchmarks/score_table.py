@@ -270,8 +270,8 @@ _REACHER = _task(
         "a2c": (
             2_000_000,
             _zoo(14.968, 10.978),
-            "--num-cpu=4 --n-steps=8 --lam=0.9 --learning-rate=8e-4 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
-            "--noortho-init --use-sde --log-std-init=-2 --normalize-reward",
+            "--num-cpu=8 --n-steps=32 --lam=0.9 --learning-rate=2e-3 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
+            "--noortho-init --activation=relu --use-sde --log-std-init=-2 --normalize-advantage --normalize-reward",
         ),
         "trpo": (
             300_000,
