@@ -16,10 +16,18 @@ from launch.runtime import files
 
 RUNS_FILE = "runs.npz"
 LABEL, STEP = "label", "/step"
-# What numpy raises of an .npz file with wrong bytes in it, by where they are.
+# What numpy raises of an .npz file with wrong bytes in it, by where they are. RuntimeError: an archive that claims to
+# be encrypted, or packed in an unknown way.
 DAMAGE = (
-    *(OSError, ValueError, KeyError, EOFError, NotImplementedError, SyntaxError),
-    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zlib.error,
+    tokenize.TokenError,
 )
 
 

@@ -158,6 +158,9 @@ def test_the_columns_of_a_large_sweep_are_read(tmp_path):
     for place in range(20, len(whole), 37):  # numpy raises half a dozen things, by where the wrong byte is
         (folder / "runs.npz").write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
         read_runs(tmp_path)
+    entry = whole.index(b"PK\1\2")  # of the directory: its flags say that the file is encrypted
+    (folder / "runs.npz").write_bytes(whole[: entry + 8] + bytes([whole[entry + 8] | 1]) + whole[entry + 9 :])
+    assert "runs.npz is missing or damaged (RuntimeError)" in read_runs(tmp_path).notices[0]
     (folder / "runs.npz").write_bytes(b"PK")
     assert "runs.npz is missing or damaged (ValueError): no record of its runs" in read_runs(tmp_path).notices[0]
 

@@ -16,25 +16,11 @@ from launch.runtime.experiments.jobs import Job
 from launch.runtime.experiments.processes import Processes
 from launch.runtime.experiments.scheduler import LOST, MAX_LOSSES
 from launch.runtime.run_folder import create_run_folder
+from tests.launch.runtime.experiments.trainings import Done
 
 WORDS = ("--simulator=jax", "--num-cpu=4", "--n-steps=16", "--net-arch=16,16", "--noptepochs=1", "--no-vis")
 WORDS += ("--eval-episodes=2", "--final-eval-episodes=4", "--eval-every=320", "--checkpoint-every=64")
 JOB = Job("ppo2", "CartPole-v1", "ground_truth", 0, 1, 640, 1, (*WORDS, "--num-timesteps=640"))
-
-
-class Done:
-    """A training that has ended already."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def poll(self) -> int:
-        return self._code
-
-    def interrupt(self) -> None:
-        """Too late."""
-
-    kill = interrupt
 
 
 class Cluster:

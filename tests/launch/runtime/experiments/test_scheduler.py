@@ -18,26 +18,12 @@ from launch.runtime.experiments.jobs import Job, final_scores, progress
 from launch.runtime.experiments.journal import Journal
 from launch.runtime.experiments.scheduler import Scheduler
 from launch.runtime.experiments.table import Table
+from tests.launch.runtime.experiments.trainings import Done
 
 WORDS = ("--simulator=jax", "--num-cpu=4", "--n-steps=16", "--net-arch=16,16", "--noptepochs=1", "--no-vis")
 WORDS += ("--eval-episodes=2", "--final-eval-episodes=4", "--min-episodes-save=0", "--num-timesteps=640")
 JOB = Job("ppo2", "CartPole-v1", "ground_truth", 0, 4, 640, 1, WORDS)
 SWEEP = dataclasses.replace(JOB, words=(*WORDS, "--sweep=gamma:0.9,0.99", "--runs-per-batch=4", "--eval-every=320"))
-
-
-class Done:
-    """A training that has ended already."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def poll(self) -> int:
-        return self._code
-
-    def interrupt(self) -> None:
-        """Too late."""
-
-    kill = interrupt
 
 
 def launch(job: Job, words: list[str], log: Path, root: Path) -> Done:
