@@ -93,44 +93,10 @@ class BatchNorm(nn.Module):
         return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5)(x)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Convolution of [n, height, width, in] with a kernel [side, side, in, out].
-
-    On a CPU its kernel's gradient is one matrix product with what the kernel sees at each place: XLA's own takes twice
-    as long there (jaxlib 0.10.2).
-    """
+    """Convolution of [n, height, width, in] with a kernel [side, side, in, out]."""
     border = ((padding, padding), (padding, padding))
     return jax.lax.conv_general_dilated(x, kernel, (stride, stride), border, dimension_numbers=_AXES)
-
-
-def _convolve_forward(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return convolve(x, kernel, stride, padding), (x, kernel)
-
-
-def _convolve_backward(
-    stride: int, padding: int, kept: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = kept
-    border = ((padding, padding), (padding, padding))
-    own = partial(
-        jax.lax.conv_general_dilated, window_strides=(stride, stride), padding=border, dimension_numbers=_AXES
-    )
-
-    def by_matmul(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        seen = _patches(jnp.pad(x, ((0, 0), *border, (0, 0))), kernel.shape[0], stride)
-        return _across(seen, gradient).reshape(kernel.shape)
-
-    def by_xla(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return jax.vjp(lambda k: own(x, k), kernel)[1](gradient)[0]
-
-    of_x = jax.vjp(lambda x: own(x, kernel), x)[1](gradient)[0]
-    return of_x, jax.lax.platform_dependent(x, gradient, cpu=by_matmul, default=by_xla)
-
-
-convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -138,7 +104,7 @@ def convolve_transposed(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Arr
     """Transposed convolution of [n, height, width, in] with a kernel [side, side, in, out].
 
     It is the gradient of a convolution, and so its own gradients are written as that convolution and as the gradient of
-    its kernel, on a CPU as matrix products. XLA's derivation of them takes 25 times as long there (jaxlib 0.10.2).
+    its kernel. XLA's derivation of them takes 25 times as long on a CPU (jaxlib 0.10.2).
     """
     border = ((kernel.shape[0] - 1,) * 2,) * 2
     return jax.lax.conv_general_dilated(
@@ -156,30 +122,11 @@ def _transposed_backward(
     x, kernel = kept
     swapped = kernel.swapaxes(2, 3)
 
-    def by_matmul(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        seen = _patches(gradient, kernel.shape[0], stride)
-        return seen @ swapped.reshape(-1, x.shape[-1]), _across(seen, x).reshape(swapped.shape).swapaxes(2, 3)
-
-    def by_xla(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        _, of_kernel = jax.vjp(lambda k: convolve(gradient, k, stride, 0), swapped)
-        return convolve(gradient, swapped, stride, 0), of_kernel(x)[0].swapaxes(2, 3)
-
-    return jax.lax.platform_dependent(x, gradient, cpu=by_matmul, default=by_xla)
+    _, of_kernel = jax.vjp(lambda k: convolve(gradient, k, stride, 0), swapped)
+    return convolve(gradient, swapped, stride, 0), of_kernel(x)[0].swapaxes(2, 3)
 
 
 convolve_transposed.defvjp(_transposed_forward, _transposed_backward)
-
-
-def _patches(x: jax.Array, side: int, stride: int) -> jax.Array:
-    """What a valid convolution sees of [n, height, width, c] at each place: [n, height', width', side * side * c]."""
-    height, width = ((size - side) // stride for size in x.shape[1:3])
-    columns = jnp.concatenate([x[:, :, j : j + stride * width + 1 : stride] for j in range(side)], axis=-1)
-    return jnp.concatenate([columns[:, i : i + stride * height + 1 : stride] for i in range(side)], axis=-1)
-
-
-def _across(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Sum over all places of the products of [..., p] and [..., q]: [p, q]."""
-    return a.reshape(-1, a.shape[-1]).T @ b.reshape(-1, b.shape[-1])
 
 
 def max_pool(x: jax.Array, padding: int = 0) -> jax.Array:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from launch.runtime.compiler import compiler_options
 from representations.batches import Batches, give_pairs, has_pair, make_batches, negatives
 from representations.dataset import Dataset
 from representations.objective import Batch, Hyper, Objective, Weights
@@ -197,8 +198,9 @@ class Learner:
     def _compiled(self, keep: bool) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
         """The jitted functions of a group of runs."""
         axes = (0, 0, None, 0, 0, None, 0, None)
-        train = jax.jit(_over_runs(partial(_train_some, self._objective), axes), donate_argnums=0)
-        evaluate = jax.jit(_over_runs(partial(_evaluate_some, self._objective), axes))
+        jit = partial(jax.jit, compiler_options=compiler_options())
+        train = jit(_over_runs(partial(_train_some, self._objective), axes), donate_argnums=0)
+        evaluate = jit(_over_runs(partial(_evaluate_some, self._objective), axes))
 
         def keep_best(state: RunState, better: jax.Array) -> RunState:
             def choose(new: jax.Array, old: jax.Array) -> jax.Array:
