@@ -53,9 +53,9 @@ def train_batches(
         files.note(f"batch {number + 1} of {len(parts)}")
         driver.begin(algorithm.hyper_tree(batch.hyper), batch.seeds)
         _Batch(type(algorithm)(), batches.batch_args(args, path), options, config, batch, driver, callback, path).run()
-    records = batches.join_records(folder, done)
     models = model_folder(folder, args.algo)
     batches.join_models(models, done, model_info(args.algo, config, runs, options, driver.spec))
+    records = batches.join_records(folder, done)  # last: with its scores the sweep counts as finished
     scores = {name: value for _, found in records for name, value in found.items() if name.startswith("score/")}
     for name, value in scores.items():
         summary = aggregate({"": value})

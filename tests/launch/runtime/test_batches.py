@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from agents.registry import algorithm_class
 from launch import enjoy
 from launch.runtime import batches, logger
 from launch.runtime.columns import Columns, read_columns
+from launch.runtime.experiments.jobs import progress
 from launch.runtime.flags import parse_train_args
 from launch.runtime.logger import RunLogger, aggregate
 from launch.runtime.sweep import plan
@@ -87,6 +89,19 @@ def test_a_sweep_that_lost_its_last_batches_goes_on(batched, tmp_path):
     for name, values in before.items():
         np.testing.assert_array_equal(values, after[name], err_msg=name)
     assert (folder / "batch_0" / "runs.npz").stat().st_mtime_ns == first
+
+
+def test_a_sweep_without_its_models_is_not_finished(batched, tmp_path, monkeypatch):
+    folder = shutil.copytree(batched, tmp_path / "copy")
+    shutil.rmtree(folder / "ppo2_model")
+    for name in ("metrics.jsonl", "runs.npz"):
+        (folder / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "join_models", Mock(side_effect=KeyboardInterrupt))
+        assert main([f"--resume={folder}", "--no-vis"]) != 0
+    assert not progress(folder).finished
+    assert main([f"--resume={folder}", "--no-vis"]) == 0
+    assert progress(folder).finished and (folder / "ppo2_model" / "final" / "params.npz").is_file()
 
 
 def test_a_batch_may_be_one_run(tmp_path):
@@ -175,6 +190,7 @@ MEASURE = """
 import resource, sys, threading, time
 import numpy as np
 from agents.registry import algorithm_class
+from launch.runtime.experiments.jobs import progress
 from launch.runtime.flags import parse_train_args
 from launch.runtime.batches import needed_memory
 from launch.runtime.training import prepare
