@@ -29,6 +29,7 @@ def ours(size: int, batch: int, state_dim: int, steps: int) -> None:
     """Answer each line on standard input by the pictures per second of `steps` gradient steps."""
     import jax
 
+    from launch.runtime.compiler import compiler_options
     from representations.dataset import Dataset
     from representations.encoder import EncoderSpec
     from representations.learner import Learner
@@ -44,7 +45,8 @@ def ours(size: int, batch: int, state_dim: int, steps: int) -> None:
     terms = parse_losses(["autoencoder"], state_dim)
     spec = EncoderSpec("", size, 3, state_dim, family="autoencoder", losses=("autoencoder",), num_actions=1)
     hyper = Hyper(*(np.full(shape, value, np.float32) for shape, value in _OPTIONS))
-    learner = Learner(Objective(Design(spec, terms), 1), data, [0], hyper, batch, 1 / (steps + 1))
+    design = Objective(Design(spec, terms), 1)
+    learner = Learner(design, data, [0], hyper, batch, 1 / (steps + 1), compiler_options=compiler_options())
     assert learner.minibatches == steps, "one minibatch validates, the others train"
     rows = np.arange(steps * batch).reshape(1, steps, batch)
 

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from launch.runtime.compiler import compiler_options
 from representations.batches import Batches, give_pairs, has_pair, make_batches, negatives
 from representations.dataset import Dataset
 from representations.objective import Batch, Hyper, Objective, Weights
@@ -68,6 +67,7 @@ class Learner:
         validation_share: Part of the minibatches that validate.
         together: Whether runs are vmapped; on an accelerator by default.
         resident: Whether pictures are kept on the device; where they fit on an accelerator by default.
+        compiler_options: What XLA is told, as in `jax.jit`.
 
     Raises:
         ValueError: the dataset is too small, or lacks what a loss needs.
@@ -83,6 +83,7 @@ class Learner:
         validation_share: float,
         together: bool | None = None,
         resident: bool | None = None,
+        compiler_options: dict[str, str | bool] | None = None,
     ) -> None:
         accelerated = jax.default_backend() != "cpu"
         self._objective, self._data, self.seeds = objective, data, list(seeds)
@@ -104,7 +105,7 @@ class Learner:
         ]
         self.placement, keep = _placement(data.frames, accelerated if resident is None else resident, resident is None)
         self._frames = jnp.asarray(np.asarray(data.frames)) if keep else None
-        self._train, self._evaluate, self._keep_best = self._compiled(keep)
+        self._train, self._evaluate, self._keep_best = self._compiled(keep, compiler_options)
         init = jax.jit(jax.vmap(self._init))
         self.states = [init(self._keys(group)) for group in self._groups]
         self.best_loss = np.full(len(self.seeds), np.inf)
@@ -195,10 +196,12 @@ class Learner:
                 frames = jnp.asarray(np.asarray(self._data.frames[padded]))
             yield frames, jnp.asarray(places, jnp.int32), jnp.asarray(index, jnp.int32)
 
-    def _compiled(self, keep: bool) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
+    def _compiled(
+        self, keep: bool, options: dict[str, str | bool] | None
+    ) -> tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]:
         """The jitted functions of a group of runs."""
         axes = (0, 0, None, 0, 0, None, 0, None)
-        jit = partial(jax.jit, compiler_options=compiler_options())
+        jit = partial(jax.jit, compiler_options=options)
         train = jit(_over_runs(partial(_train_some, self._objective), axes), donate_argnums=0)
         evaluate = jit(_over_runs(partial(_evaluate_some, self._objective), axes))
 

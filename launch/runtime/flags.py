@@ -188,7 +188,7 @@ def _add_training_flags(parser: FlagParser) -> None:
     add = parser.add_argument
     add("--num-timesteps", type=int, default=1_000_000, minimum=1, help="Environment steps of one run, all counted.")
     add("--seed", type=int, default=0, minimum=0, maximum=2**32 - 1, help="Seed of the (first) run.")
-    add("--num-seeds", type=int, default=1, minimum=1, metavar="K", help="Train K runs at once, with the seeds from --seed on.")
+    add("--num-seeds", type=int, default=1, minimum=1, metavar="K", help="Train K runs at once, seeds --seed and up.")
     add(
         "--hyperparam",
         nargs="+",

@@ -87,7 +87,7 @@ def _add_training_flags(parser: FlagParser) -> None:
     add("--l1-reg", type=float, default=0.0, minimum=0.0, help="Weight of the sum of absolute network weights.")
     add("--l2-reg", type=float, default=0.0, minimum=0.0, help="Weight of the mean norm of the network's arrays.")
     add("--seed", type=int, default=1, minimum=0, maximum=2**32 - 1, help="Seed of the (first) run.")
-    add("--num-seeds", type=int, default=1, minimum=1, metavar="K", help="Train K runs at once, with the seeds from --seed on.")
+    add("--num-seeds", type=int, default=1, minimum=1, metavar="K", help="Train K runs at once, seeds --seed and up.")
     add(
         "--sweep",
         nargs="+",

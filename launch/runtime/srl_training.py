@@ -17,6 +17,7 @@ import numpy as np
 
 from launch.runtime import files
 from launch.runtime.checkpoint import Checkpointer
+from launch.runtime.compiler import compiler_options
 from launch.runtime.errors import RunError
 from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import RunLogger
@@ -229,7 +230,15 @@ class _Training:
         objective = Objective(self._design, actions.shape[1] if actions.ndim > 1 else spec.num_actions, dae)
         self._plan = _runs(args)
         hyper = _hyper(self._plan, spec)
-        self._learner = Learner(objective, data, list(self._plan.seeds), hyper, args.batch_size, args.val_size)
+        self._learner = Learner(
+            objective,
+            data,
+            list(self._plan.seeds),
+            hyper,
+            args.batch_size,
+            args.val_size,
+            compiler_options=compiler_options(),
+        )
         self._epochs = 0 if set(spec.losses) == {"random"} else args.epochs
         self._history: dict[str, list[list[float]]] = {}
         self._done = 0
