@@ -32,9 +32,15 @@ def check_fit(encoder: Encoder, dataset: Dataset, folder: str | Path) -> None:
         )
 
 
-def encode_frames(encoder: Encoder, frames: Any, count: int | None = None) -> np.ndarray:
-    """States float32 [n, S] of the first `count` frames (all by default), a batch at a time."""
-    encode, total = jax.jit(encoder.encode), len(frames) if count is None else min(count, len(frames))
+def encode_frames(
+    encoder: Encoder, frames: Any, count: int | None = None, compiler_options: dict[str, str | bool] | None = None
+) -> np.ndarray:
+    """States float32 [n, S] of the first `count` frames (all by default), a batch at a time.
+
+    `compiler_options` is what XLA is told, as in `jax.jit`.
+    """
+    encode = jax.jit(encoder.encode, compiler_options=compiler_options)
+    total = len(frames) if count is None else min(count, len(frames))
     states = np.empty((total, encoder.spec.state_dim), np.float32)
     for start in range(0, total, BATCH):
         batch = np.asarray(frames[start : min(start + BATCH, total)])
@@ -51,18 +57,28 @@ class LatentSpace:
         encoder: It.
         dataset: Pictures.
         count: How many of them are looked at.
+        compiler_options: What XLA is told, as in `jax.jit`.
     """
 
-    def __init__(self, folder: str | Path, encoder: Encoder, dataset: Dataset, count: int) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        encoder: Encoder,
+        dataset: Dataset,
+        count: int,
+        compiler_options: dict[str, str | bool] | None = None,
+    ) -> None:
         check_fit(encoder, dataset, folder)
         self._frames, self.channels = dataset.frames, encoder.spec.channels
-        self.states = encode_frames(encoder, dataset.frames, count)
+        self.states = encode_frames(encoder, dataset.frames, count, compiler_options)
         self.low, self.high = self.states.min(axis=0), self.states.max(axis=0)
         decoder = load_decoder(folder)
         self.decodes = decoder is not None
         self._decode: Callable[[np.ndarray], Any] | None = None
         if decoder is not None:
-            self._decode = jax.jit(lambda states: decoder.decode(decoder.params, states))
+            self._decode = jax.jit(
+                lambda states: decoder.decode(decoder.params, states), compiler_options=compiler_options
+            )
 
     def pictures(self, places: np.ndarray) -> np.ndarray:
         """What states [n, S] look like, uint8 [n, H, W, C]: decoded, or the picture of the nearest known state."""

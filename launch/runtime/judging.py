@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from launch.runtime import charts, latent_charts
+from launch.runtime.compiler import compiler_options
 from launch.runtime.files import warn, write_json
 from representations.dataset import Dataset, load_dataset
 from representations.encoder import Encoder, load_encoder
@@ -75,7 +76,8 @@ def judge(args: Namespace) -> dict[str, Any]:
         home = Path(args.log_dir)
         encoder = load_encoder(home)
         check_fit(encoder, dataset, home)
-        states, name = encode_frames(encoder, dataset.frames, count), home.resolve().name
+        states = encode_frames(encoder, dataset.frames, count, compiler_options())
+        name = home.resolve().name
     result = measures(states, dataset, args.seed, args.n_neighbors, args.n_samples, not args.absolute)
     output = Path(args.output) if args.output else home / "metrics"
     output.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,7 @@ def walk(args: Namespace) -> None:
         ValueError: No such dataset or model, they do not fit together, or a component or frame that does not exist.
     """
     dataset, encoder = load_dataset(args.data_folder), load_encoder(args.log_dir)
-    space = LatentSpace(args.log_dir, encoder, dataset, args.num_frames)
+    space = LatentSpace(args.log_dir, encoder, dataset, args.num_frames, compiler_options())
     _check_places(args, encoder, space)
     how = "decoded" if space.decodes else "pictures of the nearest known states"
     if charts.can_open_windows() and args.frames is None and args.output is None:

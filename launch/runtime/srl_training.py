@@ -27,14 +27,13 @@ from launch.runtime.srl_flags import saved_flags
 from launch.runtime.sweep import Plan, plan
 from launch.runtime.wandb_sink import artifact_name
 from representations.dataset import Dataset, PictureError, load_dataset
-from representations.encoder import EncoderSpec, encode_function, load_encoder, save_encoder
+from representations.encoder import Encoder, EncoderSpec, encode_function, load_encoder, save_encoder
+from representations.latent import encode_frames
 from representations.learner import Learner
 from representations.loss_flags import family_of
 from representations.models import SMALLEST
 from representations.objective import Design, Hyper, Objective, Weights
 from representations.pca import principal_components
-
-_ENCODED = 128  # pictures at a time, once the model is trained
 
 
 def train_representation(args: Namespace) -> Path:
@@ -395,14 +394,10 @@ def _finish(
     info = {"data_folder": str(args.data_folder), "epochs": len(history.get("val_loss", [])), "val_loss": best}
     config = json.dumps(files.json_safe(_exp_config(args, spec, folder)), indent=2, allow_nan=False)
     files.write_atomic(folder / "exp_config.json", (config + "\n").encode())
-    encode = jax.jit(encode_function(spec))
-    count = len(data.rewards)
-    states = [
-        np.asarray(encode(params, np.asarray(data.frames[start : start + _ENCODED])))
-        for start in range(0, count, _ENCODED)
-    ]
+    encoder = Encoder(spec, params, encode_function(spec))
+    states = encode_frames(encoder, data.frames, compiler_options=compiler_options())
     with (folder / "states_rewards.npz").open("wb") as file:
-        np.savez(file, states=np.concatenate(states), rewards=np.asarray(data.rewards))
+        np.savez(file, states=states, rewards=np.asarray(data.rewards))
     if history:
         with (folder / "loss_history.npz").open("wb") as file:
             np.savez(file, **{name: np.array(values) for name, values in history.items()})  # type: ignore[arg-type]
