@@ -248,18 +248,30 @@ _LUNAR_LANDER_CONTINUOUS = _task(
             "--num-cpu=16 --n-steps=1024 --nminibatches=256 --noptepochs=4 --gamma=0.999 --lam=0.98 --ent-coef=0.01 "
             "--learning-rate=3e-4 --lr-schedule=constant --noclip-value --vf-coef=1 --nonormalize",
         ),
+        "a2c": (
+            5_000_000,
+            _zoo(84.225, 145.906),
+            "--num-cpu=8 --n-steps=8 --lam=0.9 --learning-rate=7e-4 --lr-schedule=linear --vf-coef=0.4 --ent-coef=0 "
+            "--use-sde --log-std-init=-2 --noortho-init --normalize-reward",
+        ),
         "ddpg": (
             300_000,
             _zoo(230.217, 92.372),
             "--gamma=0.98 --memory-limit=200000 --learning-starts=10000 --noise-action=normal "
             "--noise-action-sigma=0.1 --actor-lr=1e-3 --critic-lr=1e-3 --tau=0.005 --critic-l2-reg=0 "
-            "--net-arch=400,300 --batch-size=256 --nb-rollout-steps=8 --nb-train-steps=8 --nonormalize",
+            "--net-arch=256,256 --batch-size=128 --nb-rollout-steps=8 --nb-train-steps=8 --nonormalize",
         ),
         "sac": (
-            500_000,
+            250_000,
             _zoo(260.39, 65.467),
-            "--batch-size=256 --learning-rate=7.3e-4 --lr-schedule=linear --buffer-size=500000 --tau=0.01 "
-            "--learning-starts=10000 --net-arch=400,300 --nonormalize",
+            "--batch-size=128 --learning-rate=7.3e-4 --lr-schedule=linear --buffer-size=250000 --tau=0.01 "
+            "--learning-starts=10000 --net-arch=256,256 --train-freq=8 --gradient-steps=8 --nonormalize",
+        ),
+        "ars": (
+            2_000_000,
+            _zoo(167.959, 147.071),
+            "--policy=mlp --net-arch=16 --num-population=8 --top-population=4 --step-size=0.02 "
+            "--exploration-noise=0.1",
         ),
     },
 )
@@ -298,8 +310,8 @@ _REACHER = _task(
         "sac": (
             300_000,
             _zoo(18.062, 9.729),
-            "--learning-rate=7.3e-4 --buffer-size=300000 --batch-size=256 --tau=0.02 --gamma=0.98 --train-freq=8 "
-            "--gradient-steps=8 --learning-starts=10000 --log-std-init=-3 --net-arch=400,300 --nonormalize --use-sde",
+            "--learning-rate=7.3e-4 --buffer-size=300000 --batch-size=128 --tau=0.02 --gamma=0.98 --train-freq=8 "
+            "--gradient-steps=4 --learning-starts=10000 --log-std-init=-3 --net-arch=256,256 --nonormalize --use-sde",
         ),
     },
 )
