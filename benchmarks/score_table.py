@@ -270,8 +270,7 @@ _LUNAR_LANDER_CONTINUOUS = _task(
         "ars": (
             2_000_000,
             _zoo(167.959, 147.071),
-            "--policy=mlp --net-arch=16 --num-population=8 --top-population=4 --step-size=0.02 "
-            "--exploration-noise=0.1",
+            "--policy=mlp --net-arch=16 --num-population=8 --top-population=4 --step-size=0.02 --exploration-noise=0.1",
         ),
     },
 )
