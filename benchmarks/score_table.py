@@ -105,7 +105,12 @@ _ACROBOT = _task(
     "Acrobot-v1",
     "--env=Acrobot-v1",
     {
-        "a2c": (500_000, _zoo(-83.353, 17.213), "--num-cpu=16 --ent-coef=0"),
+        "a2c": (
+            500_000,
+            _zoo(-83.353, 17.213),
+            "--simulator=jax --num-cpu=16 --n-steps=16 --lam=0.95 --learning-rate=2e-3 --lr-schedule=linear "
+            "--ent-coef=0 --normalize-reward",
+        ),
         "trpo": (
             100_000,
             _zoo(-83.114, 18.648),
@@ -115,13 +120,15 @@ _ACROBOT = _task(
         "ppo2": (
             1_000_000,
             _zoo(-73.506, 18.201),
-            "--num-cpu=16 --n-steps=256 --nminibatches=64 --noptepochs=4 --lam=0.94 --ent-coef=0 --learning-rate=3e-4",
+            "--simulator=jax --num-cpu=16 --n-steps=256 --nminibatches=16 --noptepochs=10 --gamma=0.999 --lam=0.98 "
+            "--ent-coef=0 --learning-rate=1e-3 --normalize-reward --noclip-value",
         ),
         "deepq": (100_000, _zoo(-76.639, 11.752), _DQN_256),
         "ars": (
             500_000,
             _zoo(-82.884, 23.825),
-            "--num-population=4 --top-population=4 --step-size=0.1 --exploration-noise=0.1",
+            "--simulator=jax --policy=mlp --net-arch=16 --num-population=8 --top-population=4 --step-size=0.05 "
+            "--exploration-noise=0.2",
         ),
     },
 )
@@ -140,8 +147,8 @@ _PENDULUM = _task(
         "trpo": (
             100_000,
             _zoo(-174.631, 127.577),
-            "--num-cpu=2 --timesteps-per-batch=1024 --vf-batchsize=64 --cg-iters=25 --cg-damping=0.1 "
-            "--fisher-stride=1 --vf-iters=20 --vf-stepsize=1e-3 --gamma=0.9 --entcoeff=0",
+            "--num-cpu=4 --timesteps-per-batch=200 --vf-batchsize=50 --cg-iters=25 --cg-damping=0.1 --fisher-stride=1 "
+            "--vf-iters=20 --vf-stepsize=2e-3 --gamma=0.95 --lam=0.9 --entcoeff=0 --activation=relu --normalize-reward",
         ),
         "ppo2": (
             100_000,
