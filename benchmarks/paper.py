@@ -74,6 +74,7 @@ LEARNED = (
     "--noclip-value",
     "--gamma=0.95",
     "--ent-coef=0.003",
+    "--net-arch=256,256",
 )
 PIXELS = ("--learning-rate=5e-4", "--gamma=0.95", "--vf-coef=0.1", "--max-grad-norm=5", "--noclip-value")
 # Besides, where the learner sees true positions. In one dimension the distance to the target does not tell that the
