@@ -147,8 +147,9 @@ _PENDULUM = _task(
         "trpo": (
             100_000,
             _zoo(-174.631, 127.577),
-            "--num-cpu=4 --timesteps-per-batch=200 --vf-batchsize=50 --cg-iters=25 --cg-damping=0.1 --fisher-stride=1 "
-            "--vf-iters=20 --vf-stepsize=2e-3 --gamma=0.95 --lam=0.9 --entcoeff=0 --activation=relu --normalize-reward",
+            "--num-cpu=4 --timesteps-per-batch=200 --vf-batchsize=25 --cg-iters=25 --cg-damping=0.1 --fisher-stride=1 "
+            "--vf-iters=20 --vf-stepsize=2e-3 --gamma=0.95 --lam=0.85 --entcoeff=0 --activation=relu "
+            "--normalize-reward",
         ),
         "ppo2": (
             100_000,
