@@ -190,7 +190,6 @@ MEASURE = """
 import resource, sys, threading, time
 import numpy as np
 from agents.registry import algorithm_class
-from launch.runtime.experiments.jobs import progress
 from launch.runtime.flags import parse_train_args
 from launch.runtime.batches import needed_memory
 from launch.runtime.training import prepare
