@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +181,14 @@ def scores(args: argparse.Namespace, task: str, method: str, folder: Path | None
     from launch.runtime.training import train
 
     sees = folder.name if folder else f"{method}_{args.image_size}"
-    home = args.output / task / f"rl_{sees}_{args.num_timesteps}_{args.num_seeds}"
+    learner = settings(task, method)
+    # A folder for each learner, too: what others have earned is not taken for its scores.
+    name = f"rl_{sees}_{args.num_timesteps}_{args.num_seeds}_{zlib.crc32(' '.join(learner).encode()):08x}"
+    home = args.output / task / name
     if not (home / "score.json").is_file():
         words = [f"--env={TASKS[task]}", "--random-target", "--simulator=jax", f"--srl-model={method}", "--no-vis"]
         words += [f"--num-timesteps={args.num_timesteps}", f"--num-seeds={args.num_seeds}", f"--log-dir={home}"]
-        words += ["--final-eval-episodes=100", "--noeval-deterministic", *settings(task, method)]
+        words += ["--final-eval-episodes=100", "--noeval-deterministic", *learner]
         if folder is not None:
             words.append(f"--srl-model-path={folder}")
         if method != "ground_truth":
