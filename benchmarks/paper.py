@@ -85,7 +85,7 @@ POSITIONS = {
     "arm_moving": ("--num-stack=4", "--gamma=0.999", "--lam=0.98", "--ent-coef=0.001"),
 }
 PRESETS: dict[str, dict[str, int]] = {
-    "small": {"image_size": 56, "num_seeds": 3, "num_timesteps": 1_000_000, "epochs": 10},
+    "small": {"image_size": 56, "num_seeds": 3, "num_timesteps": 1_000_000, "epochs": 20},
     "full": {"image_size": 224, "num_seeds": 10, "num_timesteps": 5_000_000, "epochs": 30},
 }
 
