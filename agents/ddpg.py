@@ -21,6 +21,8 @@ from agents.common.off_policy import (
     copied,
     cut_replay,
     draw,
+    even_host_frames,
+    frames_on_host,
     gradient_steps,
     keep_replay,
     track,
@@ -28,8 +30,8 @@ from agents.common.off_policy import (
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
-from agents.options import LR_SCHEDULES, option
-from agents.types import Agent, AgentState, Clock, Traits, Transition
+from agents.options import LR_SCHEDULES, REPLAY_MEMORIES, option
+from agents.types import RECALLED, Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 from networks.values import Critics, DeterministicActor, Encoder
 
@@ -51,6 +53,7 @@ class Config:
     batch_size: int = option(64, "Transitions per gradient step.", minimum=1, search=(16, 256))
     nb_rollout_steps: int = option(100, "Steps of each environment between updates.", minimum=1, search=(1, 100))
     nb_train_steps: int = option(100, "Gradient steps per update.", minimum=1, search=(1, 100))
+    replay_memory: str = option("auto", "Where the pictures to remember are kept.", choices=REPLAY_MEMORIES)
     learning_starts: int = option(0, "Steps of random actions before learning.", minimum=0)
     twin_critics: bool = option(False, "Two critics, of which the smaller is believed (TD3).")
     policy_delay: int = option(1, "Critic steps per step of the actor and the targets (TD3: 2).", minimum=1)
@@ -281,7 +284,8 @@ def make(spec: Spec, config: Config) -> Agent:
     critics_network = Critics(encoder, 1 + config.twin_critics, config.net_arch)
     networks = Networks(DeterministicActor(encoder, size, config.net_arch), critics_network)
     exploration = Exploration(networks, config, bounds, size)
-    memory = ReplayMemory(spec, config.memory_limit, config.nb_rollout_steps, config.num_cpu)
+    on_host, length = frames_on_host(spec, config), config.nb_rollout_steps
+    memory = ReplayMemory(spec, config.memory_limit, length, config.num_cpu, frames_on_host=on_host)
     first_update = memory.first_update(config.learning_starts)
 
     def init(key: jax.Array, hyper: Hyper) -> AgentState:
@@ -302,10 +306,10 @@ def make(spec: Spec, config: Config) -> Agent:
         factor = schedule(config.lr_schedule, clock.progress)
         learn_key, noise_key = jax.random.split(key)
 
-        def step(carry: tuple[jax.Array, Learned], key: jax.Array) -> tuple:
+        def step(carry: tuple[jax.Array, Learned], given: tuple) -> tuple:
             number, learned = carry
-            place_key, key = jax.random.split(key)
-            data = draw(memory, replay, bounds, stats, place_key, config.batch_size, hyper.gamma, clock)
+            (place_key, key), recalled = jax.random.split(given[0]), given[1]
+            data = draw(memory, replay, bounds, stats, place_key, config.batch_size, hyper.gamma, clock, recalled)
             actor_too = (number + 1) % config.policy_delay == 0
             learned, metrics = gradient_step(networks, hyper, factor, learned, data, key, actor_too)
             return (number + 1, learned), metrics
@@ -313,7 +317,8 @@ def make(spec: Spec, config: Config) -> Agent:
         # Counted from the clock, which runs share, so that the delay of the actor is a real branch.
         number = clock.iteration * config.nb_train_steps % config.policy_delay
         carry, ready = (number, learned._replace(actor=acting.actor)), clock.iteration >= first_update
-        (_, learned), metrics = gradient_steps(step, carry, learn_key, config.nb_train_steps, ready)
+        recalled = batch.extras.get(RECALLED)
+        (_, learned), metrics = gradient_steps(step, carry, learn_key, config.nb_train_steps, ready, recalled)
         if isinstance(perturbed, Perturbed):
             obs = normalize(stats, batch.obs).reshape(-1, *spec.obs_shape)
             actors, aim = (acting.actor, learned.actor), hyper.noise_param_sigma
@@ -326,9 +331,11 @@ def make(spec: Spec, config: Config) -> Agent:
     def probabilities(state: AgentState, obs: jax.Array, process: jax.Array) -> jax.Array:
         return exploration.act(state, obs, jax.random.key(0), False, process)[0]
 
-    traits = Traits(rollout_length=config.nb_rollout_steps, num_envs=config.num_cpu)
+    traits = Traits(rollout_length=length, num_envs=config.num_cpu)
     agent = Agent(init, exploration.act, update, traits, probabilities, exploration.begin)
-    return agent._replace(discard=keep_replay, adopted=_adopted, cut=cut_replay(memory))
+    minibatches = config.nb_train_steps, config.batch_size
+    frames = even_host_frames(memory, lambda key: jax.random.split(key)[0], minibatches, first_update)
+    return agent._replace(discard=keep_replay, adopted=_adopted, cut=cut_replay(memory), host_frames=frames)
 
 
 def _adopted(state: AgentState) -> AgentState:

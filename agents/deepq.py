@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -11,12 +12,23 @@ import optax
 
 from agents.base_classes import JaxAlgorithm
 from agents.common.normalizer import RunningStats, init_stats, normalize, observe
-from agents.common.off_policy import check_replay, copied, cut_replay, gradient_steps, iterations_of
+from agents.common.off_policy import check_replay, copied, cut_replay, frames_on_host, gradient_steps, iterations_of
 from agents.common.optim import clip_by_global_norm, descend
 from agents.common.replay import Minibatch, Priorities, PrioritizedSampler, Replay, ReplayMemory, UniformSampler
 from agents.common.schedules import schedule
-from agents.options import LR_SCHEDULES, option
-from agents.types import Agent, AgentState, Clock, Traits, Transition
+from agents.options import LR_SCHEDULES, REPLAY_MEMORIES, option
+from agents.types import (
+    RECALLED,
+    Agent,
+    AgentState,
+    Clock,
+    HostFrames,
+    Place,
+    Recall,
+    Recalled,
+    Traits,
+    Transition,
+)
 from envs.types import Discrete, Spec
 from networks.values import Encoder, QNetwork
 
@@ -32,6 +44,7 @@ class Config:
     n_step: int = option(1, "Steps of reward in a target.", minimum=1, search=(1, 5))
     buffer_size: int = option(1000, "Steps to remember.", minimum=1)
     batch_size: int = option(32, "Transitions per gradient step.", minimum=1, search=(8, 128))
+    replay_memory: str = option("auto", "Where the pictures to remember are kept.", choices=REPLAY_MEMORIES)
     train_freq: int = option(4, "Steps of each environment between updates.", minimum=1, search=(1, 10))
     gradient_steps: int = option(1, "Gradient steps per update.", minimum=1)
     learning_starts: int = option(500, "Steps to play before learning.", minimum=0, search=(10, 10000))
@@ -89,6 +102,11 @@ class Parts(NamedTuple):
     adam: optax.GradientTransformation
     config: Config
 
+    def sample(self, priorities: Any, hyper: Hyper, clock: Clock, key: jax.Array) -> tuple[Place, jax.Array]:
+        """Places and importance weights of a minibatch."""
+        beta = hyper.prioritized_beta0 + (1.0 - hyper.prioritized_beta0) * clock.progress
+        return self.sampler.sample(priorities, key, self.config.batch_size, beta, clock)
+
 
 def td_error(network: QNetwork, params: Any, target: Any, data: Minibatch, double: bool) -> jax.Array:
     """Temporal-difference errors [B]; `double` as van Hasselt et al. 2016, equation 4.
@@ -110,13 +128,21 @@ def td_error(network: QNetwork, params: Any, target: Any, data: Minibatch, doubl
 
 
 def gradient_step(
-    parts: Parts, acting: Acting, learning: Learning, hyper: Hyper, clock: Clock, key: jax.Array
+    parts: Parts,
+    acting: Acting,
+    learning: Learning,
+    hyper: Hyper,
+    clock: Clock,
+    key: jax.Array,
+    recalled: Recalled | None,
 ) -> tuple[Any, Any, Any, dict[str, jax.Array]]:
     """Learn from one minibatch: (parameters, Adam's moments, priorities, metrics)."""
     config, sampler = parts.config, parts.sampler
-    beta = hyper.prioritized_beta0 + (1.0 - hyper.prioritized_beta0) * clock.progress
-    place, weight = sampler.sample(learning.priorities, key, config.batch_size, beta, clock)
-    data = parts.memory.read(learning.replay, place, hyper.gamma)
+    if recalled is None:
+        place, weight = parts.sample(learning.priorities, hyper, clock, key)
+    else:
+        place, weight = recalled.recall.here, recalled.recall.weight
+    data = parts.memory.read(learning.replay, place, hyper.gamma, recalled)
     data = data._replace(obs=normalize(acting.stats, data.obs), next_obs=normalize(acting.stats, data.next_obs))
     weight = weight * data.weight
 
@@ -148,7 +174,8 @@ def make(spec: Spec, config: Config) -> Agent:
     assert isinstance(spec.action, Discrete)
     num_actions, per_iteration = spec.action.n, config.num_cpu * config.train_freq
     network = QNetwork(Encoder(spec.pixels, len(spec.obs_shape)), num_actions, config.dueling, config.net_arch)
-    memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu, config.n_step)
+    on_host = frames_on_host(spec, config)
+    memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu, config.n_step, on_host)
     sampler = PrioritizedSampler(memory) if config.prioritized else UniformSampler(memory)
     parts = Parts(network, memory, sampler, optax.scale_by_adam(), config)
     first_update = memory.first_update(config.learning_starts)
@@ -177,26 +204,35 @@ def make(spec: Spec, config: Config) -> Agent:
         priorities = sampler.add(learning.priorities, hyper.prioritized_alpha, clock)
         learning = learning._replace(replay=memory.add(learning.replay, batch, clock))
 
-        def step(carry: tuple, key: jax.Array) -> tuple:
+        def step(carry: tuple, given: tuple) -> tuple:
             params, optimizer, priorities = carry
             now = learning._replace(optimizer=optimizer, priorities=priorities)
-            *carried, metrics = gradient_step(parts, acting._replace(params=params), now, hyper, clock, key)
+            *carried, metrics = gradient_step(parts, acting._replace(params=params), now, hyper, clock, *given)
             return tuple(carried), metrics
 
         carry, ready = (acting.params, learning.optimizer, priorities), clock.iteration >= first_update
-        (params, optimizer, priorities), metrics = gradient_steps(step, carry, key, config.gradient_steps, ready)
+        (params, optimizer, priorities), metrics = gradient_steps(
+            step, carry, key, config.gradient_steps, ready, batch.extras.get(RECALLED)
+        )
         due = (clock.iteration + 1) % copy_every == 0
         target = jax.lax.cond(due, lambda: copied(params), lambda: learning.target)
         epsilon = share_of_random_actions(hyper, clock)
         learning = Learning(target, optimizer, learning.replay, priorities)
         return AgentState(Acting(params, acting.stats, epsilon), learning), metrics | {"epsilon": epsilon}
 
+    def recall(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> Recall:
+        priorities = sampler.add(state.learning.priorities, hyper.prioritized_alpha, clock)
+        sample, keys = partial(parts.sample, priorities, hyper, clock), jax.random.split(key, config.gradient_steps)
+        return memory.recall(state.learning.replay, batch, sample, keys, clock)
+
     def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
         return jax.nn.softmax(values(state.acting, obs))
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    cut = cut_replay(memory)
-    return Agent(init, act, update, traits, probabilities, discard=_keep_replay, adopted=_adopted, cut=cut)
+    minibatches = config.gradient_steps, config.batch_size
+    frames = HostFrames(memory.rows, first_update, minibatches, recall) if on_host else None
+    agent = Agent(init, act, update, traits, probabilities, discard=_keep_replay, adopted=_adopted)
+    return agent._replace(cut=cut_replay(memory), host_frames=frames)
 
 
 def _keep_replay(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:

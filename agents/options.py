@@ -16,6 +16,7 @@ from typing import Any
 
 LR_SCHEDULES = ("linear", "constant", "double_linear_con", "middle_drop", "double_middle_drop")
 POLICIES = ("feedforward", "lstm", "lnlstm")
+REPLAY_MEMORIES = ("auto", "device", "host")  # where the pictures of a replay memory are kept
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def declared(module: str) -> tuple[type, type]:
     classes: list[ast.stmt] = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name in ("Config", "Hyper")]
     if len(classes) != 2:
         raise ValueError(f"{module} must declare the dataclasses Config and Hyper")
-    constants = {"LR_SCHEDULES": LR_SCHEDULES, "POLICIES": POLICIES}
+    constants = {"LR_SCHEDULES": LR_SCHEDULES, "POLICIES": POLICIES, "REPLAY_MEMORIES": REPLAY_MEMORIES}
     namespace = {"dataclass": dataclass, "option": option, "__name__": module, **constants}
     # Our own source file, run as an import would; without this module's postponed annotations.
     exec(compile(ast.Module(classes, []), spec.origin, "exec", dont_inherit=True), namespace)

@@ -20,6 +20,8 @@ from agents.common.off_policy import (
     copied,
     cut_replay,
     draw,
+    even_host_frames,
+    frames_on_host,
     gradient_steps,
     keep_replay,
     track,
@@ -27,8 +29,8 @@ from agents.common.off_policy import (
 from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
-from agents.options import LR_SCHEDULES, option
-from agents.types import Agent, AgentState, Clock, Traits, Transition
+from agents.options import LR_SCHEDULES, REPLAY_MEMORIES, option
+from agents.types import RECALLED, Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 from networks.values import Critics, Encoder, SquashedGaussianActor
 
@@ -42,6 +44,7 @@ class Config:
     batch_size: int = option(64, "Transitions per gradient step.", minimum=1, search=(16, 512))
     train_freq: int = option(1, "Steps of each environment between updates.", minimum=1, search=(1, 64))
     gradient_steps: int = option(1, "Gradient steps per update.", minimum=1, search=(1, 64))
+    replay_memory: str = option("auto", "Where the pictures to remember are kept.", choices=REPLAY_MEMORIES)
     learning_starts: int = option(100, "Steps of random actions before learning.", minimum=0)
     auto_ent_coef: bool = option(True, "Adapt the weight of the entropy to the target entropy.")
     lr_schedule: str = option("constant", "Learning-rate schedule.", choices=LR_SCHEDULES)
@@ -202,7 +205,8 @@ def make(spec: Spec, config: Config) -> Agent:
     encoder = Encoder(spec.pixels, len(spec.obs_shape))
     actor_network = SquashedGaussianActor(encoder, size, config.net_arch, config.log_std_init, config.use_sde)
     networks = Networks(actor_network, Critics(encoder, 2, config.net_arch))
-    memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu)
+    on_host = frames_on_host(spec, config)
+    memory = ReplayMemory(spec, config.buffer_size, config.train_freq, config.num_cpu, frames_on_host=on_host)
     every = config.sde_sample_freq if config.sde_sample_freq > 0 else config.train_freq
     first_update = memory.first_update(config.learning_starts)
 
@@ -229,13 +233,14 @@ def make(spec: Spec, config: Config) -> Agent:
         replay = memory.add(state.learning.replay, batch, clock)
         rate = hyper.learning_rate * schedule(config.lr_schedule, clock.progress)
 
-        def step(carry: tuple, key: jax.Array) -> tuple:
-            place_key, key = jax.random.split(key)
-            data = draw(memory, replay, bounds, stats, place_key, config.batch_size, hyper.gamma, clock)
+        def step(carry: tuple, given: tuple) -> tuple:
+            (place_key, key), recalled = jax.random.split(given[0]), given[1]
+            data = draw(memory, replay, bounds, stats, place_key, config.batch_size, hyper.gamma, clock, recalled)
             return gradient_step(networks, config, hyper, rate, carry, data, key)
 
         carry, ready = (state.acting.actor, state.learning.critic), clock.iteration >= first_update
-        (actor, critic), metrics = gradient_steps(step, carry, key, config.gradient_steps, ready)
+        recalled = batch.extras.get(RECALLED)
+        (actor, critic), metrics = gradient_steps(step, carry, key, config.gradient_steps, ready, recalled)
         acting = Acting(actor, stats, clock.iteration + 1 < first_update)
         return AgentState(acting, Learning(critic, replay)), metrics | {"learning_rate": rate}
 
@@ -244,8 +249,10 @@ def make(spec: Spec, config: Config) -> Agent:
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
     begins = partial(begin, networks, spec) if config.use_sde else None
-    cut = cut_replay(memory)
-    return Agent(init, act, update, traits, probabilities, begins, discard=keep_replay, cut=cut)
+    agent = Agent(init, act, update, traits, probabilities, begins, discard=keep_replay, cut=cut_replay(memory))
+    minibatches = config.gradient_steps, config.batch_size
+    frames = even_host_frames(memory, lambda key: key, minibatches, first_update)
+    return agent._replace(host_frames=frames)
 
 
 class SAC(JaxAlgorithm):

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+RECALLED = "recalled"  # in the extras of a batch: the minibatches whose pictures came from host memory
+
 
 class Transition(NamedTuple):
     """A batch of experience; every leaf leads with [T, N]: T steps of N environments.
@@ -71,6 +73,59 @@ class AgentState(NamedTuple):
     learning: Any
 
 
+class Place(NamedTuple):
+    """Where transitions lie in a replay memory: int32 arrays of one shape."""
+
+    row: Any
+    env: Any
+
+
+class Recall(NamedTuple):
+    """Which transitions of its replay memory an update learns from: G minibatches of B; leaves [G, B].
+
+    Attributes:
+        here: Where they lie.
+        after: Where the observations lie that follow them.
+        weight: Importance weights, float32.
+    """
+
+    here: Place
+    after: Place
+    weight: Any
+
+
+class Recalled(NamedTuple):
+    """Minibatches whose pictures came from host memory.
+
+    Attributes:
+        recall: Which transitions they are.
+        obs: Pictures that were acted on, uint8 [G, B, ...].
+        next_obs: Pictures that followed, uint8 [G, B, ...].
+    """
+
+    recall: Recall
+    obs: Any
+    next_obs: Any
+
+
+class HostFrames(NamedTuple):
+    """What the host driver must know to keep the pictures of an agent's replay memory in host memory.
+
+    `update` then finds a `Recalled` as `RECALLED` in the extras of its batch.
+
+    Attributes:
+        rows: Steps of each environment to remember, a multiple of the rollout length: a ring.
+        first_update: The iteration from which `update` reads them.
+        minibatches: (G, B), gradient steps of an update and transitions of each.
+        recall: (state, Transition[T, N], key, hyper, clock) -> Recall of the `update` with these arguments.
+    """
+
+    rows: int
+    first_update: int
+    minibatches: tuple[int, int]
+    recall: Callable[..., Recall]
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a driver must know of an algorithm, all static.
@@ -111,6 +166,7 @@ class Agent(NamedTuple):
             the like follow. It only copies leaves, whatever axes they lead with. None changes nothing.
         cut: (state, iteration) -> the state where all environments begin anew after so many iterations, as on the host
             when a run is resumed. None changes nothing.
+        host_frames: Of an agent that leaves the pictures of its replay memory to the host driver. None of all others.
     """
 
     init: Callable[..., AgentState]
@@ -123,6 +179,7 @@ class Agent(NamedTuple):
     discard: Callable[[AgentState, AgentState, jax.Array], AgentState] | None = None
     adopted: Callable[[AgentState], AgentState] | None = None
     cut: Callable[[AgentState, jax.Array], AgentState] | None = None
+    host_frames: HostFrames | None = None
 
 
 class Player:

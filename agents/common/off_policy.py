@@ -12,14 +12,15 @@ from jax.typing import ArrayLike
 
 from agents.common.normalizer import RunningStats, normalize
 from agents.common.replay import Minibatch, Replay, ReplayMemory, UniformSampler
-from agents.types import AgentState, Clock
+from agents.types import AgentState, Clock, HostFrames, Place, Recall, Recalled, Transition
 from envs.types import Box, Spec
 
-Step = Callable[[Any, jax.Array], tuple[Any, dict[str, jax.Array]]]  # (carry, key) -> (carry, metrics)
+# (carry, (key, its minibatch where that came from host memory)) -> (carry, metrics)
+Step = Callable[[Any, tuple[jax.Array, Recalled | None]], tuple[Any, dict[str, jax.Array]]]
 
 
 def gradient_steps(
-    step: Step, carry: Any, key: jax.Array, count: int, ready: jax.Array
+    step: Step, carry: Any, key: jax.Array, count: int, ready: jax.Array, recalled: Recalled | None = None
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Take `count` gradient steps if `ready`.
 
@@ -29,13 +30,14 @@ def gradient_steps(
         key: Typed key [].
         count: How many.
         ready: bool [] that depends on the clock alone: a real branch then, for vmapped runs too.
+        recalled: The minibatches of all steps, leaves [count, B, ...], where their pictures are in host memory.
 
     Returns:
         (carry, mean metrics; 0 where nothing was learned)
     """
 
     def learn(carry: Any) -> tuple[Any, dict[str, jax.Array]]:
-        carry, history = jax.lax.scan(step, carry, jax.random.split(key, count))
+        carry, history = jax.lax.scan(step, carry, (jax.random.split(key, count), recalled))
         return carry, jax.tree.map(lambda values: values.mean(axis=0), history)
 
     metrics = jax.eval_shape(learn, carry)[1]
@@ -55,6 +57,7 @@ def draw(
     size: int,
     gamma: ArrayLike,
     clock: Clock,
+    recalled: Recalled | None = None,
 ) -> Minibatch:
     """Draw a minibatch [size] evenly, with standardised observations and actions in -1 ... 1.
 
@@ -67,16 +70,51 @@ def draw(
         size: Transitions.
         gamma: Discount factor [].
         clock: When; it tells what is stored.
+        recalled: What these arguments drew before, where the pictures are in host memory.
     """
     place, _ = UniformSampler(memory).sample((), key, size, 1.0, clock)
-    data = memory.read(replay, place, gamma)
+    data = memory.read(replay, place, gamma, recalled)
     obs, next_obs = normalize(stats, data.obs), normalize(stats, data.next_obs)
     return data._replace(obs=obs, next_obs=next_obs, action=bounds.unscale(data.action))
+
+
+def even_host_frames(
+    memory: ReplayMemory,
+    learning_key: Callable[[jax.Array], jax.Array],
+    minibatches: tuple[int, int],
+    first_update: int,
+) -> HostFrames | None:
+    """`Agent.host_frames` of a learner whose `learning` has a `replay` that it draws from with `draw`.
+
+    Args:
+        memory: Layout of the replay memory.
+        learning_key: The key of its `gradient_steps` from that of its update; each step splits its own, and draws with
+            the first part.
+        minibatches: Gradient steps of an update, and transitions of each.
+        first_update: The iteration from which it learns.
+    """
+    if memory.stores_obs:
+        return None
+    count, size = minibatches
+
+    def recall(state: AgentState, batch: Transition, key: jax.Array, hyper: Any, clock: Clock) -> Recall:
+        def sample(key: jax.Array) -> tuple[Place, jax.Array]:
+            return UniformSampler(memory).sample((), key, size, 1.0, clock)
+
+        keys = jax.vmap(jax.random.split)(jax.random.split(learning_key(key), count))[:, 0]
+        return memory.recall(state.learning.replay, batch, sample, keys, clock)
+
+    return HostFrames(memory.rows, first_update, minibatches, recall)
 
 
 def keep_replay(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:
     """`Agent.discard` of a learner whose `learning` has a `replay`: all but that is as before the update."""
     return old._replace(learning=old.learning._replace(replay=new.learning.replay))
+
+
+def frames_on_host(spec: Spec, config: Any) -> bool:
+    """Whether the pictures of a replay memory are in host memory."""
+    return spec.pixels and config.replay_memory == "host"
 
 
 def cut_replay(memory: ReplayMemory) -> Callable[[AgentState, jax.Array], AgentState]:

@@ -1,10 +1,12 @@
-"""Replay memory on the device: a ring of the last steps of N environments, sampled evenly or by priority.
+"""Replay memory: a ring of the last steps of N environments, sampled evenly or by priority.
 
-Where the ring is written follows from the clock, which all runs of a sweep share: a vmapped run writes in place.
+It is on the device, but for pictures that the host driver keeps. Where the ring is written follows from the clock,
+which all runs of a sweep share: a vmapped run writes in place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,14 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from agents.types import Clock, Transition
+from agents.types import Clock, Place, Recall, Recalled, Transition
 from envs.types import Spec
 
 
 class Replay(NamedTuple):
     """The ring; leaves lead with [rows, N].
 
-    `next_obs` is () for pictures: a frame is stored once, its successor is the frame in the row after it.
+    `next_obs` is () for pictures: a frame is stored once, its successor is the frame in the row after it. `obs` is ()
+    where they are in host memory.
     """
 
     obs: Any
@@ -28,13 +31,6 @@ class Replay(NamedTuple):
     terminated: jax.Array
     truncated: jax.Array
     next_obs: Any
-
-
-class Place(NamedTuple):
-    """Where transitions lie in the ring: int32 [B] each."""
-
-    row: jax.Array
-    env: jax.Array
 
 
 class Minibatch(NamedTuple):
@@ -67,14 +63,24 @@ class ReplayMemory:
         rollout_length: T, steps of each environment that are added at a time.
         num_envs: N.
         n_step: Steps that a transition spans at most; it ends earlier with its episode.
+        frames_on_host: Whether the host driver keeps the pictures.
 
     Raises:
         ValueError: The capacity is less than one rollout and the steps of one transition.
     """
 
-    def __init__(self, spec: Spec, capacity: int, rollout_length: int, num_envs: int, n_step: int = 1) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        capacity: int,
+        rollout_length: int,
+        num_envs: int,
+        n_step: int = 1,
+        frames_on_host: bool = False,
+    ) -> None:
         self.spec, self.num_envs, self.length, self.n_step = spec, num_envs, rollout_length, n_step
         self.stores_next = not spec.pixels
+        self.stores_obs = not frames_on_host
         # The newest rows do not yet have all that a transition spans.
         self.unripe = n_step - 1 if self.stores_next else n_step
         self.blocks = capacity // (num_envs * rollout_length)
@@ -90,14 +96,14 @@ class ReplayMemory:
     def init(self) -> Replay:
         """An empty memory."""
         spec, lead = self.spec, (self.rows, self.num_envs)
-        obs = jnp.zeros((*lead, *spec.obs_shape), spec.obs_dtype)
+        obs = (*lead, *spec.obs_shape), spec.obs_dtype
         return Replay(
-            obs=obs,
+            obs=jnp.zeros(*obs) if self.stores_obs else (),
             action=jnp.zeros((*lead, *spec.action_shape), spec.action_dtype),
             reward=jnp.zeros(lead),
             terminated=jnp.zeros(lead, bool),
             truncated=jnp.zeros(lead, bool),
-            next_obs=jnp.copy(obs) if self.stores_next else (),
+            next_obs=jnp.zeros(*obs) if self.stores_next else (),
         )
 
     def add(self, replay: Replay, batch: Transition, clock: Clock) -> Replay:
@@ -113,6 +119,7 @@ class ReplayMemory:
         next_obs = batch.next_obs if self.stores_next else ()
         reward = jnp.where(self._known((batch.obs, batch.action, batch.reward, next_obs)), batch.reward, jnp.nan)
         obs, action, next_obs = jax.tree.map(_finite_part, (batch.obs, batch.action, next_obs))
+        obs = obs if self.stores_obs else ()
         rollout = Replay(obs, action, reward, batch.terminated, batch.truncated, next_obs)
         return jax.tree.map(write, replay, rollout)
 
@@ -125,11 +132,55 @@ class ReplayMemory:
         cut = ~replay.terminated[last] & (jnp.asarray(iteration) > 0)
         return replay._replace(truncated=replay.truncated.at[last].set(replay.truncated[last] | cut))
 
-    def read(self, replay: Replay, place: Place, gamma: ArrayLike) -> Minibatch:
-        """The transitions at `place`: rewards summed over up to n steps, until a death or a time limit.
+    def read(self, replay: Replay, place: Place, gamma: ArrayLike, frames: Recalled | None = None) -> Minibatch:
+        """The transitions at `place` [B]: rewards summed over up to n steps, until a death or a time limit.
 
-        One that has a step whose numbers were not finite gets the reward 0 and the weight 0.
+        One that has a step whose numbers were not finite gets the reward 0 and the weight 0. `frames` are its pictures
+        [B, ...] where they are in host memory.
         """
+        reward, discount, last = self._span(replay, place, gamma)
+        terminated, truncated = replay.terminated[last], replay.truncated[last]
+        if self.stores_next:
+            weight = jnp.ones_like(reward)
+        else:
+            weight = jnp.where(truncated & ~terminated, 0.0, 1.0)
+        if frames is not None:
+            obs, next_obs = frames.obs, frames.next_obs
+        else:
+            obs = replay.obs[place]
+            next_obs = replay.next_obs[last] if self.stores_next else replay.obs[self._row_after(last)]
+        discount = jnp.where(terminated, 0.0, discount)
+        known = jnp.isfinite(reward)
+        reward, weight = jnp.where(known, reward, 0.0), jnp.where(known, weight, 0.0)
+        return Minibatch(obs, replay.action[place], reward, discount, next_obs, weight)
+
+    def recall(
+        self,
+        replay: Replay,
+        batch: Transition,
+        sample: Callable[[jax.Array], tuple[Place, jax.Array]],
+        keys: jax.Array,
+        clock: Clock,
+    ) -> Recall:
+        """Which transitions an update draws from the memory once it has added the batch; see `HostFrames`.
+
+        Args:
+            replay: The memory before that.
+            batch: What is added.
+            sample: (key) -> (places, weights) of one minibatch.
+            keys: Typed keys [G], one for each minibatch.
+            clock: When.
+        """
+        here, weight = jax.vmap(sample)(keys)
+        *_, last = self._span(self.add(replay, batch, clock), here, 1.0)
+        return Recall(here, self._row_after(last), weight)
+
+    def _row_after(self, place: Place) -> Place:
+        """Where the next frame of these environments is."""
+        return Place((place.row + 1) % self.rows, place.env)
+
+    def _span(self, replay: Replay, place: Place, gamma: ArrayLike) -> tuple[jax.Array, jax.Array, Place]:
+        """Discounted rewards of the transitions that begin at `place`, gamma to their steps, and their last steps."""
         reward, discount, going = jnp.float32(0.0), jnp.float32(1.0), jnp.ones_like(place.row, bool)
         last = place
         for step in range(self.n_step):
@@ -138,16 +189,7 @@ class ReplayMemory:
             discount = jnp.where(going, discount * gamma, discount)
             last = Place(jnp.where(going, here.row, last.row), place.env)
             going = going & ~(replay.terminated[here] | replay.truncated[here])
-        terminated, truncated = replay.terminated[last], replay.truncated[last]
-        if self.stores_next:
-            next_obs, weight = replay.next_obs[last], jnp.ones_like(reward)
-        else:
-            next_obs = replay.obs[(last.row + 1) % self.rows, last.env]
-            weight = jnp.where(truncated & ~terminated, 0.0, 1.0)
-        discount = jnp.where(terminated, 0.0, discount)
-        known = jnp.isfinite(reward)
-        reward, weight = jnp.where(known, reward, 0.0), jnp.where(known, weight, 0.0)
-        return Minibatch(replay.obs[place], replay.action[place], reward, discount, next_obs, weight)
+        return reward, discount, last
 
     def _known(self, steps: tuple) -> jax.Array:
         """Whether all numbers of each step are finite; leaves [T, N, ...] to bool [T, N]."""

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agents.common.memory import available_memory, give_back
+from agents.common.memory import available_memory, free_host_memory, give_back
 from launch.runtime import files
 from launch.runtime.columns import LABEL, RUNS_FILE, STEP, joined, read_columns
 from launch.runtime.drivers.common import Driver
@@ -81,13 +81,34 @@ def memory_of_runs(driver: DeviceDriver) -> int:
     return max(chunk + policies, 3 * (runs + policies)) if jax.default_backend() == "cpu" else chunk
 
 
-def check_fits(needed: int, num_runs: int) -> None:
-    """Refuse runs that would not fit the memory.
+def stated_memory(driver: Driver) -> str:
+    """What a training takes at most, in words."""
+    said, frames = f"{needed_memory(driver) / 2**20:,.1f} MiB", driver.frame_memory()
+    return said + (f" and {frames / 2**20:,.1f} MiB of pictures in host memory" if frames else "")
+
+
+def check_memory(driver: Driver, num_runs: int) -> None:
+    """Refuse runs that would not fit the memory of the device or the host, before anything is allocated.
 
     Raises:
         ValueError: They would not.
     """
-    if needed > (available := available_memory()):
+    needed, frames = driver.memory(), driver.frame_memory()
+    if jax.default_backend() == "cpu":  # which is one memory
+        needed += frames
+    elif frames:
+        check_fits(frames, num_runs, free_host_memory())
+    check_fits(needed, num_runs)
+
+
+def check_fits(needed: int, num_runs: int, available: int | None = None) -> None:
+    """Refuse runs that would not fit the available memory (bytes), that of the device by default.
+
+    Raises:
+        ValueError: They would not.
+    """
+    available = available_memory() if available is None else available
+    if needed > available:
         raise ValueError(
             f"{num_runs} run{'s' * (num_runs > 1)} would need {needed / 2**30:,.1f} GiB, there are "
             f"{available / 2**30:,.1f} GiB: take fewer runs, environments or steps to remember, or smaller pictures"

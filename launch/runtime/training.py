@@ -16,11 +16,12 @@ from agents.common.finite import BROKEN, quantities, watched
 from agents.types import Agent
 from envs.make import EnvOptions, device_env, host_spec
 from envs.types import Spec
-from launch.runtime.batches import check_fits, fitting_driver, needed_memory, split
+from launch.runtime.batches import check_memory, fitting_driver, split, stated_memory
 from launch.runtime.checkpoint import Checkpointer
 from launch.runtime.cluster import connect
 from launch.runtime.distributed import FLAGS, any_process, first_text, is_first
 from launch.runtime.drivers.common import Chunk, Driver
+from launch.runtime.drivers.frame_ring import settled
 from launch.runtime.env_globals import environment_globals
 from launch.runtime.errors import LEAVE_OUT, RunError
 from launch.runtime.finishing import complete
@@ -67,7 +68,8 @@ def build_driver(
 
     def agent_for(spec: Spec) -> tuple[Agent, int]:
         check_action_kind(algorithm.name, spec)
-        agent = watched(type(algorithm).make(spec, config), skip=on_nan == "skip")
+        placed = settled(config, spec, options.on_device)
+        agent = watched(type(algorithm).make(spec, placed), skip=on_nan == "skip")
         per_iteration = agent.traits.rollout_length * agent.traits.num_envs
         return agent, max(1, -(-num_timesteps // per_iteration))
 
@@ -171,21 +173,15 @@ def prepare(
     if args.rollout_launcher == "ray":
         connect(args.ray_address)
     driver = build(len(runs))
+    if hasattr(config, "replay_memory") and driver.spec.pixels and not options.on_device:
+        # Recorded with the flags, so that a resumed run finds the pictures where its checkpoint has them.
+        args.replay_memory = "device" if driver.agent.host_frames is None else "host"
     try:
         check_memory(driver, len(runs))
     except ValueError:
         driver.close()
         raise
     return Prepared(options, config, runs, driver)
-
-
-def check_memory(driver: Driver, num_runs: int) -> None:
-    """Refuse runs that would not fit the memory, before anything is allocated.
-
-    Raises:
-        ValueError: They would not.
-    """
-    check_fits(driver.memory(), num_runs)
 
 
 class Training:
@@ -231,7 +227,7 @@ class Training:
         self.checkpoints = Checkpointer(self.folder)
         self.logger = self._make_logger() if self.first else SilentLogger(len(self.runs))
         self.logger.message(f"run folder: {self.folder}")
-        self.logger.message(f"memory: {needed_memory(self.driver) / 2**20:,.1f} MiB for {len(self.runs)} run(s)")
+        self.logger.message(f"memory: {stated_memory(self.driver)} for {len(self.runs)} run(s)")
         exit_code = 1
         try:
             if args.resume:

@@ -44,6 +44,10 @@ MOBILE = "--env=MobileRobotGymEnv-v0 --simulator=jax --srl-model=raw_pixels "
         # Pictures that are too small.
         (MOBILE + "--algo=ppo2 --image-size=35", "pictures of 35x35 pixels are too small"),
         (MOBILE + "--algo=deepq --image-size=8", "at least 36 pixels a side are needed"),
+        # Pictures that host memory cannot hold.
+        (MOBILE + "--algo=deepq --replay-memory=host", "--simulator=jax has them on the device: choose auto or device"),
+        ("--env=CartPole-v1 --algo=deepq --replay-memory=host", "worker processes, CartPole-v1 shows states"),
+        ("--env=MobileRobotGymEnv-v0 --srl-model=raw_pixels --algo=deepq --buffer-size=1e9", "1 run would need"),
         # What does not fit the memory.
         (CARTPOLE + "--algo=cma-es --covariance=full --net-arch=2000,2000", "use --covariance=diagonal"),
         (CARTPOLE + "--algo=deepq --buffer-size=1e10", "1 run would need"),

@@ -85,6 +85,9 @@ class Driver(Protocol):
     def memory(self) -> int:
         """Bytes of device memory that a chunk needs, known before anything is allocated."""
 
+    def frame_memory(self) -> int:
+        """Bytes of host memory that the pictures of replay memories need."""
+
     def close(self) -> None:
         """Free what the driver holds."""
 

@@ -171,6 +171,10 @@ class DeviceDriver:
         self._run = Run(*map(_place, tree["run"], self._run_sharding))
         self.iteration = int(tree["iteration"])
 
+    def frame_memory(self) -> int:
+        """None: all pictures are on the device; see Driver.frame_memory."""
+        return 0
+
     def memory(self) -> int:
         """Bytes of the runs, one batch of experience each, and a chunk's record."""
         traits = self.agent.traits

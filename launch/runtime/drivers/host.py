@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.types import Agent, AgentState, Clock, Player, Transition
+from agents.types import Agent, AgentState, Clock, Player, Recall, Transition
 from envs.types import Spec
 from launch.runtime.drivers import frames
 from launch.runtime.drivers.common import (
@@ -25,6 +25,7 @@ from launch.runtime.drivers.common import (
     run_keys,
     tree_bytes,
 )
+from launch.runtime.drivers.frame_ring import FrameRing
 
 EVALUATION_SEED = 2**32  # of the evaluation environments; run seeds are smaller
 EVALUATION_ROUNDS = 2**20  # episodes that one evaluation may play in an environment, so that no two begin alike
@@ -95,6 +96,7 @@ class HostDriver:
         self._player = Player(agent)
         self._begin = jax.jit(lambda count: self._memory_of(count), static_argnums=0)
         self._update = jax.jit(over_runs(self._update_one, runs, (0, 0, 0, 0, None, None)), donate_argnums=0)
+        self._recall = jax.jit(over_runs(self._recall_one, runs, (0, 0, 0, 0, None, None)))
         self._eval_act = {
             explore: jax.jit(over_runs(self._evaluation_act(explore), runs, (0, 0, None, None, 0)))
             for explore in (False, True)
@@ -115,6 +117,7 @@ class HostDriver:
         self._ended: list[Any] = []  # bool [K, n] of each group, () where the agent has no memory
         self._buffers: Transition | None = None
         self._frames_once = self.spec.pixels and traits.keep_obs
+        self._ring = FrameRing(spec, agent.host_frames, runs, traits.num_envs) if agent.host_frames else None
         self._returns = np.zeros((runs, traits.num_envs))
         self._lengths = np.zeros((runs, traits.num_envs), np.int64)
 
@@ -136,9 +139,13 @@ class HostDriver:
         steps, episodes = self._rollout(iteration)
         assert self._buffers is not None
         batch = self._player.noted(self._buffers, known)
-        self._agent_state, metrics = self._update(
-            self.state, batch, self._keys, self.hyper, iteration, self._per_iteration
-        )
+        when = self._keys, self.hyper, iteration, self._per_iteration
+        if self._ring is not None:
+            self._ring.add(batch.obs, self.iteration)
+            reads = self._ring.is_read(self.iteration)
+            lean_batch = batch._replace(obs=(), next_obs=())
+            batch = self._ring.noted(batch, self._recall(self.state, lean_batch, *when) if reads else None)
+        self._agent_state, metrics = self._update(self.state, batch, *when)
         self.iteration += 1
         return Chunk({name: np.asarray(value)[None] for name, value in metrics.items()}, steps[None], episodes)
 
@@ -185,12 +192,15 @@ class HostDriver:
 
     def checkpoint(self) -> Any:
         """The learners. Simulators cannot be saved: a resumed run begins new episodes."""
-        return {"agent": self.state, "iteration": np.int64(self.iteration)}
+        frames = {} if self._ring is None else {"frames": self._ring.pictures}
+        return {"agent": self.state, "iteration": np.int64(self.iteration), **frames}
 
     def restore(self, tree: Any) -> None:
         """Continue from a checkpoint, with episodes that are begun anew."""
         self._agent_state = jax.device_put(tree["agent"])
         self.iteration = int(tree["iteration"])
+        if self._ring is not None:
+            self._ring.restore(tree["frames"])
         if self.agent.cut is not None:
             cut = jax.jit(over_runs(self.agent.cut, self.num_runs, (0, None)), donate_argnums=0)
             self._agent_state = cut(self._agent_state, np.int32(self.iteration))
@@ -202,6 +212,10 @@ class HostDriver:
         obs = int(np.prod(self.spec.obs_shape)) * np.dtype(self.spec.obs_dtype).itemsize
         row = 6 + 4 * int(np.prod(self.spec.action_shape)) + (1 if self.spec.pixels else 2) * obs * traits.keep_obs
         return tree_bytes(state) + self.num_runs * traits.rollout_length * traits.num_envs * row
+
+    def frame_memory(self) -> int:
+        """Bytes of host memory that the pictures of replay memories need; see Driver.frame_memory."""
+        return 0 if self._ring is None else self._ring.bytes()
 
     def close(self) -> None:
         """End all workers."""
@@ -265,9 +279,21 @@ class HostDriver:
         iteration: jax.Array,
         per_iteration: jax.Array,
     ) -> tuple[AgentState, dict[str, jax.Array]]:
-        update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[1]
-        clock = Clock(iteration, jnp.minimum(iteration * per_iteration, 1.0))
+        update_key, clock = _of_update(key, iteration, per_iteration)
         return self.agent.update(state, batch, update_key, hyper, clock)
+
+    def _recall_one(
+        self,
+        state: AgentState,
+        batch: Transition,
+        key: jax.Array,
+        hyper: Any,
+        iteration: jax.Array,
+        per_iteration: jax.Array,
+    ) -> Recall:
+        assert self.agent.host_frames is not None
+        update_key, clock = _of_update(key, iteration, per_iteration)
+        return self.agent.host_frames.recall(state, batch, update_key, hyper, clock)
 
     def _evaluation_act(self, explore: bool) -> Callable[..., tuple[jax.Array, Any]]:
         def act(
@@ -420,3 +446,9 @@ class HostDriver:
                 extras={name: zeros(value.shape[2:], value.dtype) for name, value in extras.items()},
             )
         return self._buffers
+
+
+def _of_update(key: jax.Array, iteration: jax.Array, per_iteration: jax.Array) -> tuple[jax.Array, Clock]:
+    """Key and clock of an iteration's update."""
+    update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[1]
+    return update_key, Clock(iteration, jnp.minimum(iteration * per_iteration, 1.0))

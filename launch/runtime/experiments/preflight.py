@@ -78,6 +78,6 @@ def needed(words: Sequence[str]) -> int | None:
         return None
     driver = prepare(algorithm, args, exact=False).driver
     try:
-        return driver.memory()
+        return driver.memory() + driver.frame_memory()
     finally:
         driver.close()
