@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -57,6 +58,10 @@ class BatchStep(NamedTuple):
 class BatchEnv:
     """`vmap` of a device environment.
 
+    Episodes are begun in a branch that is taken in the steps in which some environment has ended. In an outer `vmap`,
+    over runs, it would become a select, which begins one everywhere in every step. That costs nothing where a start is
+    a few numbers; where it is a picture, or one that is encoded, the branch is that of all runs together.
+
     The start of an episode is drawn from `fold_in(key of the environment, number of the episode)`: it does not depend
     on the other environments, on their number, or on how long earlier episodes took.
 
@@ -71,6 +76,9 @@ class BatchEnv:
         self.spec: Spec = env.spec
         self.auto_reset = auto_reset
         self._env: DeviceEnv = env if auto_reset else _Freeze(env)
+        restart = _restart_of(jax.vmap(self._restart))
+        looks = env.spec.pixels or getattr(env, "encodes", False)
+        self._restart_ended = _for_all_runs(restart) if looks else restart
 
     def reset(self, keys: jax.Array, episode: jax.Array | int = 0) -> tuple[BatchState, Any]:
         """Start an episode in every environment.
@@ -108,8 +116,7 @@ class BatchEnv:
             return state._replace(env=env), out
         done = step.terminated | step.truncated
         episode = state.episode + done
-        restart = jax.vmap(self._restart)
-        env, obs = jax.lax.cond(jnp.any(done), restart, _keep, done, env, step.obs, state.key, episode)
+        env, obs = self._restart_ended(done, env, step.obs, state.key, episode)
         return BatchState(env, state.key, episode), out._replace(obs=obs)
 
     def _start(self, key: jax.Array, episode: jax.Array) -> tuple[Any, Any]:
@@ -119,6 +126,32 @@ class BatchEnv:
     def _restart(self, done: jax.Array, env: Any, obs: Any, key: jax.Array, episode: jax.Array) -> tuple[Any, Any]:
         """State and observation of one environment, those of its next episode's start if it is `done`."""
         return _select(done, self._start(key, episode), (env, obs))
+
+
+def _restart_of(restart: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """`restart(done, ...)` where an environment has ended, else states and observations as they are."""
+
+    def restarted(done: jax.Array, env: Any, obs: Any, keys: jax.Array, episode: jax.Array) -> tuple[Any, Any]:
+        return jax.lax.cond(jnp.any(done), restart, _keep, done, env, obs, keys, episode)
+
+    return restarted
+
+
+def _for_all_runs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of N environments that treats the K x N of a `vmap` over runs as one batch."""
+    mapped = jax.custom_batching.custom_vmap(function)
+
+    @mapped.def_vmap
+    def of_all(size: int, batched: Any, *args: Any) -> tuple[Any, Any]:
+        def joined(x: jax.Array, has_runs: bool) -> jax.Array:
+            x = x if has_runs else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        result = mapped(*jax.tree.map(joined, args, tuple(batched)))
+        result = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), result)
+        return result, jax.tree.map(lambda x: True, result)
+
+    return mapped
 
 
 def _keep(done: jax.Array, env: Any, obs: Any, keys: jax.Array, episode: jax.Array) -> tuple[Any, Any]:

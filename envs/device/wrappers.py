@@ -38,6 +38,7 @@ class FrameStack:
             raise ValueError(f"num_stack must be at least 1, got {num_stack}")
         *leading, self._channels = env.spec.obs_shape
         self.spec: Spec = replace(env.spec, obs_shape=(*leading, self._channels * num_stack))
+        self.encodes = getattr(env, "encodes", False)
         self._env = env
 
     def reset(self, key: jax.Array) -> tuple[FrameStackState, jax.Array]:
@@ -66,6 +67,8 @@ class Encoded:
         env: A device environment that observes pictures.
         encoding: The representation.
     """
+
+    encodes = True  # which makes a reset dear, see BatchEnv
 
     def __init__(self, env: DeviceEnv, encoding: Encoding) -> None:
         self.spec: Spec = encoded(env.spec, encoding)

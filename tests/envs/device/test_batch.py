@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from envs.device.batch import BatchEnv
-from envs.types import Box, Spec, TimeStep
+from envs.device.mobile_robot import MobileRobotTwin
+from envs.device.wrappers import Encoded, FrameStack
+from envs.types import Box, Encoding, Spec, TimeStep
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -157,6 +159,47 @@ def test_resets_are_computed_only_when_an_environment_ended(keys):
         kinds.add(ended)
         assert (env.resets_run > before) == ended
     assert kinds == {True, False}
+
+
+class Seen(Drift):
+    """A walk whose states are said to be made of pictures."""
+
+    encodes = True
+
+
+def test_runs_whose_starts_are_dear_begin_episodes_only_where_one_of_any_run_ended(keys):
+    """Runs side by side stay single runs, and no picture of a start is made for nothing."""
+    env, keys = Seen(), keys.reshape(2, 3)
+    batch = BatchEnv(env)
+    step, alone = jax.jit(jax.vmap(batch.step)), jax.jit(BatchEnv(Drift()).step)
+    state, first = jax.vmap(batch.reset)(keys)
+    singles = [BatchEnv(Drift()).reset(run) for run in keys]
+    for run in range(2):
+        np.testing.assert_allclose(first[run], singles[run][1], atol=1e-6)
+    jax.effects_barrier()
+    kinds = set()
+    for _ in range(12):
+        before = env.resets_run
+        state, out = step(state, jnp.ones((2, 3, 1)))
+        jax.effects_barrier()
+        ended = np.asarray(out.terminated | out.truncated)
+        kinds.add(tuple(ended.any(axis=1).tolist()))
+        assert (env.resets_run > before) == ended.any()
+        singles = [alone(single[0], jnp.ones((3, 1))) for single in singles]
+        for run in range(2):
+            jax.tree.map(lambda a, b, run=run: np.testing.assert_allclose(a[run], b, atol=1e-6), out, singles[run][1])
+    assert kinds >= {(False, False), (True, False), (False, True)}
+
+
+def test_what_makes_a_start_dear_is_known_through_wrappers():
+    pictures = MobileRobotTwin(srl_model="raw_pixels", image_size=36)
+    encoded = Encoded(pictures, Encoding(lambda frames: frames.reshape(*frames.shape[:-3], -1)[..., :2] / 255, 2))
+    stacked = FrameStack(encoded, 2)
+    for env, branches in ((FrameStack(pictures, 2), 1), (encoded, 1), (stacked, 1), (MobileRobotTwin(), 0)):
+        batch = BatchEnv(env)
+        state, _ = jax.vmap(batch.reset)(jax.random.split(jax.random.key(0), (2, 3)))
+        text = str(jax.make_jaxpr(jax.vmap(batch.step))(state, jnp.zeros((2, 3), jnp.int32)))
+        assert text.count(" cond[") == branches
 
 
 def test_a_frozen_environment_stands_still(keys, actions):
