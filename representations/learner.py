@@ -130,16 +130,19 @@ class Learner:
         weights = self._objective.init(key)
         return RunState(weights, _ADAM.init(weights.params), jax.tree.map(jnp.copy, weights))
 
-    def epoch(self, number: int) -> dict[str, np.ndarray]:
+    def epoch(self, number: int, tell: Callable[[int, int], None] = lambda done, total: None) -> dict[str, np.ndarray]:
         """Train once on every training minibatch, in an order of its own, then validate; keeps the best weights.
 
         Args:
             number: Of the epoch, from 0; with the seed it decides the order.
+            tell: Told again and again how many minibatches are done, validation and all groups of runs included, and
+                how many there are.
 
         Returns:
             name -> float64 [K]: `train_loss`, `val_loss`, and each loss of the design as the mean over the epoch.
         """
         results = []
+        told = _Count(tell, len(self._groups) * (self.minibatches + len(self._batches[0].validation)))
         for place, group in enumerate(self._groups):
             train, order = [], [np.random.default_rng([self.seeds[run], 1, number]) for run in group]
             rows = np.stack([rng.permutation(self._batches[run].train) for rng, run in zip(order, group, strict=True)])
@@ -150,11 +153,12 @@ class Learner:
                 train.append((metrics, index.shape[1]))
                 step += index.shape[1]
                 _wait(train)
-            results.append(self._validate(place, group, _mean(train), number))
+                told.add(index.shape[1])
+            results.append(self._validate(place, group, _mean(train), told))
         return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
 
     def _validate(
-        self, place: int, group: list[int], train: dict[str, np.ndarray], number: int
+        self, place: int, group: list[int], train: dict[str, np.ndarray], told: _Count
     ) -> dict[str, np.ndarray]:
         """Losses of a group on its validation minibatches, added to those of training; keeps the best weights."""
         rows = np.stack([self._batches[run].validation for run in group])
@@ -164,6 +168,7 @@ class Learner:
             args = (self._hyper[place], frames, places, index, self._table, self._keys(group), jnp.int32(0))
             found.append((self._evaluate(self.states[place].weights, *args), index.shape[1]))
             _wait(found)
+            told.add(index.shape[1])
         validation = _mean(found)["loss"]
         better = validation < self.best_loss[group]
         self.best_loss[group] = np.where(better, validation, self.best_loss[group])
@@ -212,6 +217,18 @@ class Learner:
             return state._replace(best=jax.tree.map(choose, state.weights, state.best))
 
         return train, evaluate, jax.jit(keep_best, donate_argnums=0)
+
+
+class _Count:
+    """How much of an epoch is done."""
+
+    def __init__(self, tell: Callable[[int, int], None], total: int) -> None:
+        self._tell, self._total, self._done = tell, total, 0
+
+    def add(self, count: int) -> None:
+        """Take some more minibatches."""
+        self._done += count
+        self._tell(self._done, self._total)
 
 
 def _train_some(

@@ -16,13 +16,14 @@ class Interrupt:
 
     Args:
         say: Told what was understood.
+        unit: What is done before the next safe point, in words.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], unit: str = "block of iterations") -> None:
         self.requested = False
-        self._say = say
+        self._say, self._unit = say, unit
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -38,4 +39,4 @@ class Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._say("stopping after this block of iterations; once more to stop at once and lose it")
+        self._say(f"stopping after this {self._unit}; once more to stop at once and lose it")

@@ -1,4 +1,4 @@
-"""The live line on standard error: steps, speed, return, time left."""
+"""How far long work is, on standard error: the live line of a run, and lines within epochs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TextIO
 
@@ -99,3 +100,32 @@ class ProgressLine:
         if speed > 0:
             parts.append(f"left {timedelta(seconds=round(max(0, self.total_steps - step) / speed))}")
         return " | ".join(parts)
+
+
+class EpochLines:
+    """Tells now and then how far an epoch is; one that is over before has no such line.
+
+    Args:
+        say: Takes a line.
+        epochs: Epochs of the training.
+    """
+
+    def __init__(self, say: Callable[[str], None], epochs: int) -> None:
+        self._say, self._epochs = say, epochs
+        self._epoch, self._began, self._shown = 0, 0.0, 0.0
+
+    def begin(self, epoch: int) -> None:
+        """An epoch begins, numbered from 1."""
+        self._epoch, self._began = epoch, time.monotonic()
+        self._shown = self._began
+
+    def update(self, done: int, total: int) -> None:
+        """So many of its minibatches are done."""
+        now = time.monotonic()
+        if now - self._shown < _LINE_SECONDS or done == total:
+            return
+        self._shown = now
+        speed = done / (now - self._began)
+        left = timedelta(seconds=round(((self._epochs - self._epoch + 1) * total - done) / speed))
+        share = f"{done}/{total} minibatches ({100 * done / total:.0f}%)"
+        self._say(f"epoch {self._epoch}/{self._epochs} | {share} | {speed:.1f} minibatches/s | left {left}")

@@ -21,6 +21,7 @@ from launch.runtime.compiler import compiler_options
 from launch.runtime.errors import RunError
 from launch.runtime.interrupt import Interrupt
 from launch.runtime.logger import RunLogger
+from launch.runtime.progress import EpochLines
 from launch.runtime.run_folder import ARGS_FILE, CHECKPOINTS_FOLDER, DATE_FORMAT
 from launch.runtime.srl_charts import draw_losses, draw_reconstructions
 from launch.runtime.srl_flags import saved_flags
@@ -276,9 +277,11 @@ class _Training:
 
     def _train(self, checkpoints: Checkpointer, logger: RunLogger) -> None:
         """Run the epochs that are left."""
-        with Interrupt(logger.message) as interrupt:
+        lines = EpochLines(logger.message, self._epochs)
+        with Interrupt(logger.message, "epoch") as interrupt:
             for epoch in range(self._done, self._epochs):
-                result = self._learner.epoch(epoch)
+                lines.begin(epoch + 1)
+                result = self._learner.epoch(epoch, lines.update)
                 self._note(result, epoch, logger)
                 self._done = epoch + 1
                 if self._done % self._args.checkpoint_every == 0 or interrupt.requested or self._done == self._epochs:

@@ -131,7 +131,10 @@ def test_every_loss_falls_on_pictures_of_the_twin(name, options):
     objective = objective_of(name, **options)
     hyper = jax.tree.map(lambda leaf: np.asarray(leaf)[None], hyper_of(objective, learning_rate=np.float32(0.002)))
     learner = Learner(objective, twin_dataset(fpv=name == "triplet"), [3], hyper, 16, 0.2)
-    results = [learner.epoch(number) for number in range(8)]
+    told: list[tuple[int, int]] = []
+    results = [learner.epoch(number, lambda *progress: told.append(progress)) for number in range(8)]
+    total = told[-1][1]
+    assert [done for done, _ in told] == 8 * list(range(1, total + 1)) and {all for _, all in told} == {total}
     train = [float(result["train_loss"][0]) for result in results]
     assert np.isfinite(train).all() and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(learner.states))
     assert np.mean(train[-3:]) < 0.97 * train[0], train

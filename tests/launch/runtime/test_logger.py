@@ -14,7 +14,7 @@ import pytest
 
 from launch.runtime.logger import MAX_MONITORED_RUNS, RunLogger, aggregate
 from launch.runtime.monitor import MonitorFiles
-from launch.runtime.progress import ProgressLine
+from launch.runtime.progress import EpochLines, ProgressLine
 
 
 def logger_of(folder: Path, num_runs: int = 1, **options: Any) -> RunLogger:
@@ -243,6 +243,21 @@ def test_without_a_terminal_lines_are_few(monkeypatch: pytest.MonkeyPatch) -> No
         clock.now += 1.0
         progress.update(step, 1.0, None)
     assert slow.getvalue().count("\n") == 10
+
+
+def test_long_epochs_tell_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, said = Clock(monkeypatch), list[str]()
+    lines = EpochLines(said.append, 4)
+    for epoch, seconds in ((2, 5.0), (3, 0.01)):
+        lines.begin(epoch)
+        for done in range(1, 9):
+            clock.now += seconds
+            lines.update(done, 8)
+    # The second epoch is over before a line is due.
+    assert said == [
+        f"epoch 2/4 | {done}/8 minibatches ({share}%) | 0.2 minibatches/s | left 0:0{left}"
+        for done, share, left in ((2, 25, "1:50"), (4, 50, "1:40"), (6, 75, "1:30"))
+    ]
 
 
 def test_terminal_gets_one_line_that_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
