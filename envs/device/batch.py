@@ -59,8 +59,9 @@ class BatchEnv:
     """`vmap` of a device environment.
 
     Episodes are begun in a branch that is taken in the steps in which some environment has ended. In an outer `vmap`,
-    over runs, it would become a select, which begins one everywhere in every step. That costs nothing where a start is
-    a few numbers; where it is a picture, or one that is encoded, the branch is that of all runs together.
+    over runs, it would become a select, which begins one everywhere in every step: as much work as the step itself.
+    The branch is therefore that of all runs together. On an accelerator it is so only where a start is a picture, or
+    one that is encoded: there a branch waits for the host, and a few more numbers cost nothing.
 
     The start of an episode is drawn from `fold_in(key of the environment, number of the episode)`: it does not depend
     on the other environments, on their number, or on how long earlier episodes took.
@@ -77,8 +78,8 @@ class BatchEnv:
         self.auto_reset = auto_reset
         self._env: DeviceEnv = env if auto_reset else _Freeze(env)
         restart = _restart_of(jax.vmap(self._restart))
-        looks = env.spec.pixels or getattr(env, "encodes", False)
-        self._restart_ended = _for_all_runs(restart) if looks else restart
+        dear = jax.default_backend() == "cpu" or env.spec.pixels or getattr(env, "encodes", False)
+        self._restart_ended = _for_all_runs(restart) if dear else restart
 
     def reset(self, keys: jax.Array, episode: jax.Array | int = 0) -> tuple[BatchState, Any]:
         """Start an episode in every environment.
