@@ -93,7 +93,7 @@ class ProgressLine:
             parts[0] = f"{self.num_runs} runs, {parts[0]}"
         seconds = self._samples[-1][0] - self._samples[0][0]
         speed = (self._samples[-1][1] - self._samples[0][1]) / seconds if seconds > 0 else 0.0
-        parts.append(f"{speed * self.num_runs:,.0f} steps/s")
+        parts.append(f"{speed * self.num_runs:,.0f} steps/s" + (" in all" if self.num_runs > 1 else ""))
         parts.append("return -" if mean_return is None else f"return {mean_return:.2f}")
         if best_evaluation is not None:
             parts.append(f"best {best_evaluation:.2f}")

@@ -216,14 +216,16 @@ def test_progress_line_shows_speed_return_and_time_left(monkeypatch: pytest.Monk
     progress.start(200_000)  # resumed: what was played before must not count as speed
     clock.now += 10
     progress.update(250_000, 12.345, 20.0)
-    expected = "3 runs, 250,000/1,000,000 steps (25%) | 15,000 steps/s | return 12.35 | best 20.00 | left 0:02:30\n"
+    expected = (
+        "3 runs, 250,000/1,000,000 steps (25%) | 15,000 steps/s in all | return 12.35 | best 20.00 | left 0:02:30\n"
+    )
     assert stream.getvalue() == expected.replace("12.35", f"{12.345:.2f}")
     clock.now += 10
     progress.update(1_000_000, None, None)
     assert (
         stream.getvalue()
         .splitlines()[1]
-        .startswith("3 runs, 1,000,000/1,000,000 steps (100%) | 120,000 steps/s | return -")
+        .startswith("3 runs, 1,000,000/1,000,000 steps (100%) | 120,000 steps/s in all | return -")
     )
 
 
