@@ -71,15 +71,17 @@ class BatchEnv:
         auto_reset: Whether an environment that ended starts its next episode in the same step. Where False it is
             frozen from then on: state and observation stay, reward is 0 and both flags are False; the flags are True
             only in the step in which it ended. This is what evolution plays, one episode per environment.
+        join_runs: Whether runs may share that branch. Where the N environments of a run lie on several devices they
+            would have to be gathered for it.
     """
 
-    def __init__(self, env: DeviceEnv, auto_reset: bool = True) -> None:
+    def __init__(self, env: DeviceEnv, auto_reset: bool = True, join_runs: bool = True) -> None:
         self.spec: Spec = env.spec
         self.auto_reset = auto_reset
         self._env: DeviceEnv = env if auto_reset else _Freeze(env)
         restart = _restart_of(jax.vmap(self._restart))
         dear = jax.default_backend() == "cpu" or env.spec.pixels or getattr(env, "encodes", False)
-        self._restart_ended = _for_all_runs(restart) if dear else restart
+        self._restart_ended = _for_all_runs(restart) if dear and join_runs else restart
 
     def reset(self, keys: jax.Array, episode: jax.Array | int = 0) -> tuple[BatchState, Any]:
         """Start an episode in every environment.
@@ -146,10 +148,10 @@ def _for_all_runs(function: Callable[..., Any]) -> Callable[..., Any]:
     def of_all(size: int, batched: Any, *args: Any) -> tuple[Any, Any]:
         def joined(x: jax.Array, has_runs: bool) -> jax.Array:
             x = x if has_runs else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
+            return x.reshape(size * x.shape[1], *x.shape[2:])
 
         result = mapped(*jax.tree.map(joined, args, tuple(batched)))
-        result = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), result)
+        result = jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), result)
         return result, jax.tree.map(lambda x: True, result)
 
     return mapped

@@ -16,7 +16,7 @@ _IMMATERIAL = {
     *("seed", "num_seeds", "sweep", "hyperparam", "resume", "log_dir", "run_folder", "plugin", "verbose", "port"),
     *("no_vis", "wandb_project", "wandb_mode", "tags", "video", "artifacts", "num_workers", "data_parallel", "latest"),
     *("checkpoint_every", "eval_every", "eval_episodes", "final_eval_episodes", "episode_window", "min_episodes_save"),
-    *("srl_config_file", "launcher", "rollout_launcher", "ray_address", "runs_per_batch"),
+    *("srl_config_file", "launcher", "rollout_launcher", "ray_address", "runs_per_batch", "replay_memory"),
     *("distributed", "coordinator", "num_processes", "process_id", "join_timeout"),
 }
 _TASK = ("env", "random_target", "shape_reward")  # what decides the rewards

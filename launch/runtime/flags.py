@@ -301,7 +301,10 @@ def _restore(args: Namespace, saved: dict[str, Any], parser: FlagParser) -> None
     for name in _FIXED_ON_RESUME:
         if name in parser.given:
             raise UsageError(f"{parser[name].option.flag} cannot be given with --resume: the saved run has its own")
-    compare_args(saved, {name: getattr(args, name) for name in parser.given}, ignore=_FREE_ON_RESUME)
+    # What "auto" chose is saved; runs from before the flag had all on the device.
+    saved = {"replay_memory": "device"} | saved
+    same = {"replay_memory"} if getattr(args, "replay_memory", None) == "auto" else set()
+    compare_args(saved, {name: getattr(args, name) for name in parser.given}, ignore={*_FREE_ON_RESUME, *same})
     for name in parser.names:
         if name in saved and not (name in _FREE_ON_RESUME and name in parser.given):
             setattr(args, name, _saved(parser, name, saved[name], args.resume))

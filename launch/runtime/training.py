@@ -173,9 +173,6 @@ def prepare(
     if args.rollout_launcher == "ray":
         connect(args.ray_address)
     driver = build(len(runs))
-    if hasattr(config, "replay_memory") and driver.spec.pixels and not options.on_device:
-        # Recorded with the flags, so that a resumed run finds the pictures where its checkpoint has them.
-        args.replay_memory = "device" if driver.agent.host_frames is None else "host"
     try:
         check_memory(driver, len(runs))
     except ValueError:
@@ -267,6 +264,8 @@ class Training:
         """Make the run folder with its record of flags and environment constants."""
         args = self.args
         given = {name: value for name, value in vars(args).items() if name not in ("run_folder", *FLAGS)}
+        if "replay_memory" in given:  # where its checkpoints have it, on whatever machine they are gone on with
+            given["replay_memory"] = "device" if self.driver.agent.host_frames is None else "host"
         constants = environment_globals(self.options)
         return create_run_folder(args.log_dir, args.env, args.srl_model, args.algo, given, constants)
 

@@ -89,7 +89,7 @@ class DeviceDriver:
         self.max_chunk = max(1, min(max_chunk, iterations, EPISODE_RECORD_BYTES // record))
         self._env = env
         self._player = Player(agent)
-        self._batch_env = BatchEnv(env, auto_reset=not traits.fresh_episodes)
+        self._batch_env = BatchEnv(env, auto_reset=not traits.fresh_episodes, join_runs=not data_parallel)
         self._progress_per_iteration = np.float32(1.0 / iterations)
         self._keys = run_keys(seeds)
         self._shard()

@@ -66,9 +66,13 @@ class FrameRing:
         """Go on with these pictures [K, rows, N, ...]."""
         self._ring = np.require(pictures, requirements=["C", "W"])
 
-    def bytes(self) -> int:
-        """Size of the ring and of the minibatches that an update is sent."""
-        return (int(np.prod(self._shape)) + 2 * int(np.prod(self._minibatches))) * self._dtype.itemsize
+    def bytes(self) -> tuple[int, int]:
+        """What it takes of host memory, and of the device's.
+
+        The ring is there twice while a checkpoint is written or read; an update's minibatches are in both memories.
+        """
+        ring, sent = (int(np.prod(shape)) * self._dtype.itemsize for shape in (self._shape, self._minibatches))
+        return 2 * ring + 2 * sent, 2 * sent
 
     def add(self, obs: np.ndarray, iteration: int) -> None:
         """Write the pictures of a rollout [K, T, N, ...] over the oldest."""
@@ -98,5 +102,5 @@ class FrameRing:
         first = np.arange(runs).reshape(runs, 1, 1) * rows
         index = ((first + place.row) * num_envs + place.env).reshape(-1)
         pictures = self.pictures.reshape(runs * rows * num_envs, -1)
-        # The indices are valid: to clip them spares NumPy a copy that it would make to check them first.
+        # To clip indices, which are valid where anything is learned, spares NumPy the copy that checking them takes.
         np.take(pictures, index, axis=0, out=into.reshape(len(index), -1), mode="clip")

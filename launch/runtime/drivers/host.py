@@ -206,16 +206,17 @@ class HostDriver:
             self._agent_state = cut(self._agent_state, np.int32(self.iteration))
 
     def memory(self) -> int:
-        """Bytes of the learners and one batch of experience."""
+        """Bytes of the learners and one batch of experience, with what host memory sends of their replay memories."""
         state = jax.eval_shape(self._init, self._keys, self.hyper)
         traits = self.agent.traits
         obs = int(np.prod(self.spec.obs_shape)) * np.dtype(self.spec.obs_dtype).itemsize
         row = 6 + 4 * int(np.prod(self.spec.action_shape)) + (1 if self.spec.pixels else 2) * obs * traits.keep_obs
-        return tree_bytes(state) + self.num_runs * traits.rollout_length * traits.num_envs * row
+        sent = 0 if self._ring is None else self._ring.bytes()[1]
+        return tree_bytes(state) + self.num_runs * traits.rollout_length * traits.num_envs * row + sent
 
     def frame_memory(self) -> int:
         """Bytes of host memory that the pictures of replay memories need; see Driver.frame_memory."""
-        return 0 if self._ring is None else self._ring.bytes()
+        return 0 if self._ring is None else self._ring.bytes()[0]
 
     def close(self) -> None:
         """End all workers."""

@@ -185,6 +185,28 @@ def test_runs_begin_episodes_only_where_one_of_any_run_ended(keys):
     assert kinds >= {(False, False), (True, False), (False, True)}
 
 
+class Empty(Drift):
+    """A walk with something in its state that has no elements."""
+
+    def reset(self, key):
+        state, obs = super().reset(key)
+        return (state, jnp.zeros((0, 2))), obs
+
+    def step(self, state, action):
+        walk, step = super().step(state[0], action)
+        return (walk, state[1]), step
+
+
+def test_runs_may_have_leaves_without_elements_and_environments_on_several_devices(keys, actions):
+    keys, plain = keys.reshape(2, 3), BatchEnv(Drift())
+    _, expected = jax.vmap(plain.step)(jax.vmap(plain.reset)(keys)[0], actions[:1].reshape(2, 3, 1))
+    for batch in (BatchEnv(Empty()), BatchEnv(Drift(), join_runs=False)):
+        state, _ = jax.vmap(batch.reset)(keys)
+        after, out = jax.vmap(batch.step)(state, actions[:1].reshape(2, 3, 1))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), out, expected)
+        assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_on_an_accelerator_runs_join_only_where_a_start_is_dear(backend, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)

@@ -353,6 +353,18 @@ def test_resume_refuses_other_flags(run_folder, line, message):
     assert message in refusal(f"--resume {run_folder} {line}")
 
 
+def test_resume_finds_the_pictures_where_the_run_had_them(tmp_path):
+    """Given or not, "auto" is what it chose then; runs from before the flag had all on the device."""
+    args = vars(parse("--algo deepq")) | {"replay_memory": "host"}
+    folder = create_run_folder(tmp_path, "KukaButtonGymEnv-v0", "raw_pixels", "deepq", args, {})
+    for given in ("", "--algo deepq --replay-memory auto", "--replay-memory=host"):
+        assert parse(f"--resume {folder} {given}").replay_memory == "host"
+    assert "--replay-memory was 'host' there, 'device' is given" in refusal(f"--resume {folder} --replay-memory device")
+    del args["replay_memory"]
+    older = create_run_folder(tmp_path, "KukaButtonGymEnv-v0", "raw_pixels", "deepq", args, {})
+    assert parse(f"--resume {older}").replay_memory == "device"
+
+
 def test_resume_refuses_what_is_not_a_run(run_folder, tmp_path):
     assert "does not exist" in refusal(f"--resume {tmp_path}/nowhere")
     assert "not a run folder" in refusal(f"--resume {tmp_path}")
