@@ -31,7 +31,7 @@ from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
 from agents.options import LR_SCHEDULES, REPLAY_MEMORIES, option
-from agents.types import RECALLED, Agent, AgentState, Clock, Traits, Transition
+from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 from networks.values import Critics, DeterministicActor, Encoder
 
@@ -294,8 +294,7 @@ def make(spec: Spec, config: Config) -> Agent:
         critics = networks.critics.init(keys[1], obs, jnp.zeros((1, size)))
         stats = init_stats(spec.obs_shape) if config.normalize and not spec.pixels else ()
         sigma = jnp.asarray(hyper.noise_action_sigma, jnp.float32)
-        optimizers = ADAM.init(actor), ADAM.init(critics)
-        learned = Learned((), critics, copied(actor), copied(critics), optimizers)
+        learned = Learned((), critics, copied(actor), copied(critics), (ADAM.init(actor), ADAM.init(critics)))
         noise = Perturbed(copied(actor), jnp.asarray(hyper.noise_param_sigma, jnp.float32))
         learning = Learning(learned, memory.init(), noise if config.noise_param else ())
         return AgentState(Acting(actor, stats, sigma, jnp.asarray(first_update > 0)), learning)
@@ -304,7 +303,7 @@ def make(spec: Spec, config: Config) -> Agent:
         acting, (learned, replay, perturbed) = state
         replay, stats = memory.add(replay, batch, clock), observe(acting.stats, batch.obs)
         factor = schedule(config.lr_schedule, clock.progress)
-        learn_key, noise_key = jax.random.split(key)
+        learn_key, noise_key = _learning_key(key), jax.random.split(key)[1]
 
         def step(carry: tuple[jax.Array, Learned], given: tuple) -> tuple:
             number, learned = carry
@@ -317,8 +316,7 @@ def make(spec: Spec, config: Config) -> Agent:
         # Counted from the clock, which runs share, so that the delay of the actor is a real branch.
         number = clock.iteration * config.nb_train_steps % config.policy_delay
         carry, ready = (number, learned._replace(actor=acting.actor)), clock.iteration >= first_update
-        recalled = batch.extras.get(RECALLED)
-        (_, learned), metrics = gradient_steps(step, carry, learn_key, config.nb_train_steps, ready, recalled)
+        (_, learned), metrics = gradient_steps(step, carry, learn_key, config.nb_train_steps, ready, batch.extras)
         if isinstance(perturbed, Perturbed):
             obs = normalize(stats, batch.obs).reshape(-1, *spec.obs_shape)
             actors, aim = (acting.actor, learned.actor), hyper.noise_param_sigma
@@ -333,9 +331,13 @@ def make(spec: Spec, config: Config) -> Agent:
 
     traits = Traits(rollout_length=length, num_envs=config.num_cpu)
     agent = Agent(init, exploration.act, update, traits, probabilities, exploration.begin)
-    minibatches = config.nb_train_steps, config.batch_size
-    frames = even_host_frames(memory, lambda key: jax.random.split(key)[0], minibatches, first_update)
+    frames = even_host_frames(memory, _learning_key, (config.nb_train_steps, config.batch_size), first_update)
     return agent._replace(discard=keep_replay, adopted=_adopted, cut=cut_replay(memory), host_frames=frames)
+
+
+def _learning_key(key: jax.Array) -> jax.Array:
+    """The part of an update's key that gradient steps draw with; parameter noise has the other."""
+    return jax.random.split(key)[0]
 
 
 def _adopted(state: AgentState) -> AgentState:

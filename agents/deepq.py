@@ -18,7 +18,6 @@ from agents.common.replay import Minibatch, Priorities, PrioritizedSampler, Repl
 from agents.common.schedules import schedule
 from agents.options import LR_SCHEDULES, REPLAY_MEMORIES, option
 from agents.types import (
-    RECALLED,
     Agent,
     AgentState,
     Clock,
@@ -107,6 +106,10 @@ class Parts(NamedTuple):
         beta = hyper.prioritized_beta0 + (1.0 - hyper.prioritized_beta0) * clock.progress
         return self.sampler.sample(priorities, key, self.config.batch_size, beta, clock)
 
+    def values(self, acting: Acting, obs: jax.Array) -> jax.Array:
+        """Values [N, n] of all actions for observations [N, ...] as the environment shows them."""
+        return cast(jax.Array, self.network.apply(acting.params, normalize(acting.stats, obs)))
+
 
 def td_error(network: QNetwork, params: Any, target: Any, data: Minibatch, double: bool) -> jax.Array:
     """Temporal-difference errors [B]; `double` as van Hasselt et al. 2016, equation 4.
@@ -165,6 +168,25 @@ def share_of_random_actions(hyper: Hyper, clock: Clock) -> jax.Array:
     return hyper.exploration_final_eps + (1.0 - hyper.exploration_final_eps) * left
 
 
+def host_frames(parts: Parts, first_update: int) -> HostFrames | None:
+    """`Agent.host_frames`: all minibatches of an update are drawn by the priorities before its first step.
+
+    Args:
+        parts: What the learner is built of.
+        first_update: The iteration from which it learns.
+    """
+    memory, count = parts.memory, parts.config.gradient_steps
+    if memory.stores_obs:
+        return None
+
+    def recall(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> Recall:
+        priorities = parts.sampler.add(state.learning.priorities, hyper.prioritized_alpha, clock)
+        sample = partial(parts.sample, priorities, hyper, clock)
+        return memory.recall(state.learning.replay, batch, sample, jax.random.split(key, count), clock)
+
+    return HostFrames(memory.rows, first_update, (count, parts.config.batch_size), recall)
+
+
 def make(spec: Spec, config: Config) -> Agent:
     """Build DeepQ for an environment.
 
@@ -187,11 +209,8 @@ def make(spec: Spec, config: Config) -> Agent:
         learning = Learning(copied(params), parts.adam.init(params), memory.init(), sampler.init())
         return AgentState(Acting(params, stats, jnp.float32(1.0)), learning)
 
-    def values(acting: Acting, obs: jax.Array) -> jax.Array:
-        return cast(jax.Array, network.apply(acting.params, normalize(acting.stats, obs)))
-
     def act(state: AgentState, obs: jax.Array, key: jax.Array, explore: bool) -> tuple[jax.Array, dict]:
-        greedy = jnp.argmax(values(state.acting, obs), axis=-1).astype(jnp.int32)
+        greedy = jnp.argmax(parts.values(state.acting, obs), axis=-1).astype(jnp.int32)
         if not explore:
             return greedy, {}
         whether, which = jax.random.split(key)
@@ -212,7 +231,7 @@ def make(spec: Spec, config: Config) -> Agent:
 
         carry, ready = (acting.params, learning.optimizer, priorities), clock.iteration >= first_update
         (params, optimizer, priorities), metrics = gradient_steps(
-            step, carry, key, config.gradient_steps, ready, batch.extras.get(RECALLED)
+            step, carry, key, config.gradient_steps, ready, batch.extras
         )
         due = (clock.iteration + 1) % copy_every == 0
         target = jax.lax.cond(due, lambda: copied(params), lambda: learning.target)
@@ -220,19 +239,12 @@ def make(spec: Spec, config: Config) -> Agent:
         learning = Learning(target, optimizer, learning.replay, priorities)
         return AgentState(Acting(params, acting.stats, epsilon), learning), metrics | {"epsilon": epsilon}
 
-    def recall(state: AgentState, batch: Transition, key: jax.Array, hyper: Hyper, clock: Clock) -> Recall:
-        priorities = sampler.add(state.learning.priorities, hyper.prioritized_alpha, clock)
-        sample, keys = partial(parts.sample, priorities, hyper, clock), jax.random.split(key, config.gradient_steps)
-        return memory.recall(state.learning.replay, batch, sample, keys, clock)
-
     def probabilities(state: AgentState, obs: jax.Array) -> jax.Array:
-        return jax.nn.softmax(values(state.acting, obs))
+        return jax.nn.softmax(parts.values(state.acting, obs))
 
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
-    minibatches = config.gradient_steps, config.batch_size
-    frames = HostFrames(memory.rows, first_update, minibatches, recall) if on_host else None
     agent = Agent(init, act, update, traits, probabilities, discard=_keep_replay, adopted=_adopted)
-    return agent._replace(cut=cut_replay(memory), host_frames=frames)
+    return agent._replace(cut=cut_replay(memory), host_frames=host_frames(parts, first_update))
 
 
 def _keep_replay(old: AgentState, new: AgentState, key: jax.Array) -> AgentState:

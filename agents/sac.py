@@ -30,7 +30,7 @@ from agents.common.optim import descend
 from agents.common.replay import Minibatch, Replay, ReplayMemory
 from agents.common.schedules import schedule
 from agents.options import LR_SCHEDULES, REPLAY_MEMORIES, option
-from agents.types import RECALLED, Agent, AgentState, Clock, Traits, Transition
+from agents.types import Agent, AgentState, Clock, Traits, Transition
 from envs.types import Spec
 from networks.values import Critics, Encoder, SquashedGaussianActor
 
@@ -239,8 +239,7 @@ def make(spec: Spec, config: Config) -> Agent:
             return gradient_step(networks, config, hyper, rate, carry, data, key)
 
         carry, ready = (state.acting.actor, state.learning.critic), clock.iteration >= first_update
-        recalled = batch.extras.get(RECALLED)
-        (actor, critic), metrics = gradient_steps(step, carry, key, config.gradient_steps, ready, recalled)
+        (actor, critic), metrics = gradient_steps(step, carry, key, config.gradient_steps, ready, batch.extras)
         acting = Acting(actor, stats, clock.iteration + 1 < first_update)
         return AgentState(acting, Learning(critic, replay)), metrics | {"learning_rate": rate}
 
@@ -250,8 +249,7 @@ def make(spec: Spec, config: Config) -> Agent:
     traits = Traits(rollout_length=config.train_freq, num_envs=config.num_cpu)
     begins = partial(begin, networks, spec) if config.use_sde else None
     agent = Agent(init, act, update, traits, probabilities, begins, discard=keep_replay, cut=cut_replay(memory))
-    minibatches = config.gradient_steps, config.batch_size
-    frames = even_host_frames(memory, lambda key: key, minibatches, first_update)
+    frames = even_host_frames(memory, lambda key: key, (config.gradient_steps, config.batch_size), first_update)
     return agent._replace(host_frames=frames)
 
 

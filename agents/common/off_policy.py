@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from agents.common.normalizer import RunningStats, normalize
 from agents.common.replay import Minibatch, Replay, ReplayMemory, UniformSampler
-from agents.types import AgentState, Clock, HostFrames, Place, Recall, Recalled, Transition
+from agents.types import RECALLED, AgentState, Clock, HostFrames, Place, Recall, Recalled, Transition
 from envs.types import Box, Spec
 
 # (carry, (key, its minibatch where that came from host memory)) -> (carry, metrics)
@@ -20,7 +20,7 @@ Step = Callable[[Any, tuple[jax.Array, Recalled | None]], tuple[Any, dict[str, j
 
 
 def gradient_steps(
-    step: Step, carry: Any, key: jax.Array, count: int, ready: jax.Array, recalled: Recalled | None = None
+    step: Step, carry: Any, key: jax.Array, count: int, ready: jax.Array, extras: dict[str, Any]
 ) -> tuple[Any, dict[str, jax.Array]]:
     """Take `count` gradient steps if `ready`.
 
@@ -30,14 +30,15 @@ def gradient_steps(
         key: Typed key [].
         count: How many.
         ready: bool [] that depends on the clock alone: a real branch then, for vmapped runs too.
-        recalled: The minibatches of all steps, leaves [count, B, ...], where their pictures are in host memory.
+        extras: Those of the batch. They hold the minibatches of all steps, leaves [count, B, ...], where pictures are
+            in host memory.
 
     Returns:
         (carry, mean metrics; 0 where nothing was learned)
     """
 
     def learn(carry: Any) -> tuple[Any, dict[str, jax.Array]]:
-        carry, history = jax.lax.scan(step, carry, (jax.random.split(key, count), recalled))
+        carry, history = jax.lax.scan(step, carry, (jax.random.split(key, count), extras.get(RECALLED)))
         return carry, jax.tree.map(lambda values: values.mean(axis=0), history)
 
     metrics = jax.eval_shape(learn, carry)[1]

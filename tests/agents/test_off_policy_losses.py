@@ -179,9 +179,9 @@ def test_nothing_is_learned_before_it_is_time() -> None:
     def step(carry: jax.Array, key: jax.Array) -> tuple[jax.Array, dict]:
         return carry + 1, {"carry": carry}
 
-    learned, metrics = gradient_steps(step, jnp.float32(0), KEY, 4, jnp.asarray(True))
+    learned, metrics = gradient_steps(step, jnp.float32(0), KEY, 4, jnp.asarray(True), {})
     assert learned == 4 and metrics["carry"] == 1.5
-    waited, metrics = gradient_steps(step, jnp.float32(0), KEY, 4, jnp.asarray(False))
+    waited, metrics = gradient_steps(step, jnp.float32(0), KEY, 4, jnp.asarray(False), {})
     assert waited == 0 and metrics["carry"] == 0
 
 

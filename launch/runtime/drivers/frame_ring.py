@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from agents.types import RECALLED, HostFrames, Place, Recall, Recalled, Transition
+from agents.types import RECALLED, AgentState, HostFrames, Place, Recall, Recalled, Transition
 from envs.types import Spec
 
 
@@ -45,10 +46,13 @@ class FrameRing:
         frames: What the agent says of its replay memory.
         num_runs: K.
         num_envs: N, environments of each run.
+        recall: `frames.recall` of all runs, leaves [K, ...], for the arguments of an update.
     """
 
-    def __init__(self, spec: Spec, frames: HostFrames, num_runs: int, num_envs: int) -> None:
-        self._first_update, self._dtype = frames.first_update, np.dtype(spec.obs_dtype)
+    def __init__(
+        self, spec: Spec, frames: HostFrames, num_runs: int, num_envs: int, recall: Callable[..., Recall]
+    ) -> None:
+        self._first_update, self._dtype, self._recall = frames.first_update, np.dtype(spec.obs_dtype), recall
         self._shape = (num_runs, frames.rows, num_envs, *spec.obs_shape)
         self._drawn = (num_runs, *frames.minibatches)
         self._minibatches = (*self._drawn, *spec.obs_shape)
@@ -74,23 +78,28 @@ class FrameRing:
         ring, sent = (int(np.prod(shape)) * self._dtype.itemsize for shape in (self._shape, self._minibatches))
         return 2 * ring + 2 * sent, 2 * sent
 
-    def add(self, obs: np.ndarray, iteration: int) -> None:
-        """Write the pictures of a rollout [K, T, N, ...] over the oldest."""
-        length = obs.shape[1]
+    def noted(self, batch: Transition, iteration: int, state: AgentState, *when: Any) -> Transition:
+        """Keep a rollout's pictures [K, T, N, ...] in place of the oldest, and add those that its update reads.
+
+        Args:
+            batch: The rollout.
+            iteration: Its number.
+            state: The learners before the update.
+            when: The update's arguments after the batch.
+
+        Returns:
+            The batch, with minibatches among its extras that are valid until the next call; before the first update
+            that learns they hold nothing.
+        """
+        length = batch.obs.shape[1]
         start = iteration % (self._shape[1] // length) * length
-        self.pictures[:, start : start + length] = obs
-
-    def is_read(self, iteration: int) -> bool:
-        """Whether the update of this iteration looks at pictures."""
-        return iteration >= self._first_update
-
-    def noted(self, batch: Transition, recall: Recall | None) -> Transition:
-        """The batch with the minibatches that `recall` tells, or with anything of their shape; valid until the next."""
+        self.pictures[:, start : start + length] = batch.obs
         if self._sent is None:
             nowhere, weight = Place(*np.zeros((2, *self._drawn), np.int32)), np.zeros(self._drawn, np.float32)
             obs, next_obs = (np.zeros(self._minibatches, self._dtype) for _ in range(2))
             self._sent = Recalled(Recall(nowhere, nowhere, weight), obs, next_obs)
-        if recall is not None:
+        if iteration >= self._first_update:
+            recall = self._recall(state, batch._replace(obs=(), next_obs=()), *when)
             self._sent = self._sent._replace(recall=jax.tree.map(np.asarray, recall))
             self._gather(self._sent.recall.here, self._sent.obs)
             self._gather(self._sent.recall.after, self._sent.next_obs)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from agents.types import Agent, AgentState, Clock, Player, Recall, Transition
+from agents.types import Agent, AgentState, Clock, Player, Transition
 from envs.types import Spec
 from launch.runtime.drivers import frames
 from launch.runtime.drivers.common import (
@@ -95,8 +95,11 @@ class HostDriver:
         self._rollout_keys = jax.jit(over_runs(self._rollout_keys_one, runs, (0, None)))
         self._player = Player(agent)
         self._begin = jax.jit(lambda count: self._memory_of(count), static_argnums=0)
-        self._update = jax.jit(over_runs(self._update_one, runs, (0, 0, 0, 0, None, None)), donate_argnums=0)
-        self._recall = jax.jit(over_runs(self._recall_one, runs, (0, 0, 0, 0, None, None)))
+        self._update = jax.jit(over_runs(_at_iteration(agent.update), runs, (0, 0, 0, 0, None, None)), donate_argnums=0)
+        self._ring: FrameRing | None = None
+        if agent.host_frames is not None:
+            recall = over_runs(_at_iteration(agent.host_frames.recall), runs, (0, 0, 0, 0, None, None))
+            self._ring = FrameRing(spec, agent.host_frames, runs, traits.num_envs, jax.jit(recall))
         self._eval_act = {
             explore: jax.jit(over_runs(self._evaluation_act(explore), runs, (0, 0, None, None, 0)))
             for explore in (False, True)
@@ -117,7 +120,6 @@ class HostDriver:
         self._ended: list[Any] = []  # bool [K, n] of each group, () where the agent has no memory
         self._buffers: Transition | None = None
         self._frames_once = self.spec.pixels and traits.keep_obs
-        self._ring = FrameRing(spec, agent.host_frames, runs, traits.num_envs) if agent.host_frames else None
         self._returns = np.zeros((runs, traits.num_envs))
         self._lengths = np.zeros((runs, traits.num_envs), np.int64)
 
@@ -141,10 +143,7 @@ class HostDriver:
         batch = self._player.noted(self._buffers, known)
         when = self._keys, self.hyper, iteration, self._per_iteration
         if self._ring is not None:
-            self._ring.add(batch.obs, self.iteration)
-            reads = self._ring.is_read(self.iteration)
-            lean_batch = batch._replace(obs=(), next_obs=())
-            batch = self._ring.noted(batch, self._recall(self.state, lean_batch, *when) if reads else None)
+            batch = self._ring.noted(batch, self.iteration, self.state, *when)
         self._agent_state, metrics = self._update(self.state, batch, *when)
         self.iteration += 1
         return Chunk({name: np.asarray(value)[None] for name, value in metrics.items()}, steps[None], episodes)
@@ -270,31 +269,6 @@ class HostDriver:
             return self._start(key, hyper), obs, jax.random.key_data(key), self._player.begin(count), ended
 
         return jax.eval_shape(arguments, self._keys[0], jax.tree.map(lambda x: x[0], self.hyper))
-
-    def _update_one(
-        self,
-        state: AgentState,
-        batch: Transition,
-        key: jax.Array,
-        hyper: Any,
-        iteration: jax.Array,
-        per_iteration: jax.Array,
-    ) -> tuple[AgentState, dict[str, jax.Array]]:
-        update_key, clock = _of_update(key, iteration, per_iteration)
-        return self.agent.update(state, batch, update_key, hyper, clock)
-
-    def _recall_one(
-        self,
-        state: AgentState,
-        batch: Transition,
-        key: jax.Array,
-        hyper: Any,
-        iteration: jax.Array,
-        per_iteration: jax.Array,
-    ) -> Recall:
-        assert self.agent.host_frames is not None
-        update_key, clock = _of_update(key, iteration, per_iteration)
-        return self.agent.host_frames.recall(state, batch, update_key, hyper, clock)
 
     def _evaluation_act(self, explore: bool) -> Callable[..., tuple[jax.Array, Any]]:
         def act(
@@ -449,7 +423,18 @@ class HostDriver:
         return self._buffers
 
 
-def _of_update(key: jax.Array, iteration: jax.Array, per_iteration: jax.Array) -> tuple[jax.Array, Clock]:
-    """Key and clock of an iteration's update."""
-    update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[1]
-    return update_key, Clock(iteration, jnp.minimum(iteration * per_iteration, 1.0))
+def _at_iteration(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of (state, batch, key, hyper, clock) as one of a run's key, the iteration and its share of all."""
+
+    def at_iteration(
+        state: AgentState,
+        batch: Transition,
+        key: jax.Array,
+        hyper: Any,
+        iteration: jax.Array,
+        per_iteration: jax.Array,
+    ) -> Any:
+        update_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, TRAINING), iteration))[1]
+        return function(state, batch, update_key, hyper, Clock(iteration, jnp.minimum(iteration * per_iteration, 1.0)))
+
+    return at_iteration

@@ -46,7 +46,7 @@ PROBE = ObservedActionReward(continuous=True)
 EITHER = pytest.mark.parametrize("build", [Case.device, Case.host], ids=["device", "host"])
 
 # What the drivers jit, by the names that jax.log_compiles shows.
-PROGRAMS = re.compile(r"Compiling jit\((single|act|_play_runs|_play_episodes|_start|_act_one|_update_one)\)")
+PROGRAMS = re.compile(r"Compiling jit\((single|act|_play_runs|_play_episodes|_start|_act_one|at_iteration)\)")
 
 
 def compilations(caplog: pytest.LogCaptureFixture) -> list[str]:
